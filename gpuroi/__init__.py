@@ -1,0 +1,83 @@
+"""Regions of interest in brain images: found, tested and measured, on the GPU where there is one.
+
+Array functions take NumPy or CuPy arrays and work where these lie. Workflows take files and a `device`.
+Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpuroi._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gpuroi.demo import demo
+    from gpuroi.ops import (
+        StatisticResult,
+        binary_closing,
+        binary_dilation,
+        binary_erosion,
+        binary_fill_holes,
+        binary_opening,
+        f_oneway,
+        label,
+        label_means,
+        percentile_cutoff,
+        smooth,
+        threshold,
+        ttest_1samp,
+        ttest_ind,
+        ttest_rel,
+    )
+    from gpuroi.workflows.regions import regions
+    from gpuroi.workflows.roi import roi
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "StatisticResult",
+    "__version__",
+    "binary_closing",
+    "binary_dilation",
+    "binary_erosion",
+    "binary_fill_holes",
+    "binary_opening",
+    "demo",
+    "f_oneway",
+    "label",
+    "label_means",
+    "percentile_cutoff",
+    "regions",
+    "roi",
+    "smooth",
+    "threshold",
+    "ttest_1samp",
+    "ttest_ind",
+    "ttest_rel",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "gpuroi.demo": ["demo"],
+        "gpuroi.ops": [
+            "StatisticResult",
+            "binary_closing",
+            "binary_dilation",
+            "binary_erosion",
+            "binary_fill_holes",
+            "binary_opening",
+            "f_oneway",
+            "label",
+            "label_means",
+            "percentile_cutoff",
+            "smooth",
+            "threshold",
+            "ttest_1samp",
+            "ttest_ind",
+            "ttest_rel",
+        ],
+        "gpuroi.workflows.regions": ["regions"],
+        "gpuroi.workflows.roi": ["roi"],
+    },
+)

@@ -1,0 +1,130 @@
+"""The contract between the ops and the devices, on one page.
+
+Shapes: `n` maps or observations, `v` voxels of one map, volumes `(n, X, Y, Z)` in any memory layout.
+Arrays that go in and come out belong to the backend (`owns`), except where "host" is said.
+No function synchronises the device or moves data between host and device, except where said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Array", "Backend", "Moments"]
+
+Array = Any  # a NumPy or a CuPy array; the backend that owns it decides
+
+
+class Moments(NamedTuple):
+    """Sums over observations, kept relative to a shift so that no digits are lost at large means.
+
+    The mean is `shift + mean`; the difference of two means is `(shift_a - shift_b) + (mean_a - mean_b)`.
+    """
+
+    count: Any  # int, or int64 (v,) where NaNs are left out
+    shift: Array  # (v,) float64: the first (first non-NaN) observation
+    mean: Array  # (v,) float64: mean minus shift
+    ss: Array  # (v,) float64: sum of squared deviations from the mean
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One array library and one device.
+
+    What has an array-API spelling is written once, against `xp`, in `gpuroi.ops`; only what has none
+    is a field here. Adding a field means that every backend must supply it:
+    `tests/test_conformance.py` fails until it does.
+    """
+
+    name: str
+    """`"cpu"` or `"cuda"`."""
+
+    device: str
+    """`"cpu"`, `"cuda:0"`, ..."""
+
+    xp: Any
+    """Array namespace: NumPy or CuPy."""
+
+    owns: Callable[[object], bool]
+    """Does this array belong to this library?"""
+
+    asarray: Callable[..., Array]
+    """`asarray(host, dtype=None)`: host to device, the only way in."""
+
+    to_numpy: Callable[[Array], NDArray[Any]]
+    """Device to host, the only way out. Synchronises."""
+
+    activate: Callable[[], AbstractContextManager[Any]]
+    """Context in which allocations and launches go to this device."""
+
+    free_bytes: Callable[[], int]
+    """Bytes that can be allocated now: free memory, within the limits of the user and of the memory pool."""
+
+    release: Callable[[], None]
+    """Give cached, unused memory back."""
+
+    out_of_memory: type[BaseException]
+    """What an allocation that does not fit raises; a `MemoryError`."""
+
+    moments: Callable[[Array, Array | None, bool], Moments]
+    """`moments(x, minus, omit_nan)`: sums over axis 0 of `x - minus` in float64.
+
+    `x` and `minus` are `(n, v)`, C-contiguous, float32 or float64, n >= 1; `minus` may be None. One pass,
+    shifted by the first observation. NaN propagates unless `omit_nan`, which skips it and returns `count` as an array
+    (all NaN: count 0, shift, mean and ss 0).
+    """
+
+    log_betainc: Callable[[Array | float, float, Array, Array], Array]
+    """`log_betainc(a, b, x, y)`: natural log of the regularised incomplete beta function I_x(a, b), with `y = 1 - x`.
+
+    `x` and `y` are `(v,)` float64 in [0, 1], both given so that neither end loses digits; `a` is a float or `(v,)`
+    float64, > 0; `b` is a float > 0. Never underflows: I_x of 1e-5000 comes back as -11512.9. NaN in, NaN out.
+    Relative error of the log 1e-12, or of I where I is near 1.
+    """
+
+    gaussian: Callable[[Array, tuple[NDArray[np.float64], ...], str], Array]
+    """`gaussian(volumes, weights, mode)`: separable correlation along X, Y and Z with three host weight vectors.
+
+    Symmetric, odd length (1: that axis is left alone). `mode` as in SciPy: reflect, nearest, mirror, wrap,
+    constant (zeros outside). float32 or float64 in, the same out, a new array in the same memory layout.
+    """
+
+    dilate: Callable[[Array, NDArray[np.int64], int, Array | None, bool], Array]
+    """`dilate(mask, offsets, iterations, inside, border)`: `out[p] = any(mask[p + o] for o in offsets)`, repeated.
+
+    `mask` bool volumes; `offsets` host `(k, 3)`; outside the volume counts as `border`. Where `inside`, bool
+    `(X, Y, Z)` or the shape of `mask`, is False the voxel keeps its first value in every iteration.
+    """
+
+    label: Callable[[Array, NDArray[np.bool_]], tuple[Array, Array]]
+    """`label(mask, structure)`: components of each bool volume; `structure` host bool (3, 3, 3), centro-symmetric.
+
+    Labels int32, 0 outside, 1.. by the first voxel in C order of (X, Y, Z), in each map anew; counts int64 `(n,)`.
+    """
+
+    threshold: Callable[[Array, Array, str, int, NDArray[np.bool_], Array | None], Array]
+    """`threshold(volumes, cutoffs, side, min_size, structure, inside)`: values that pass, 0 elsewhere; a new array.
+
+    `volumes` float32 or float64; `cutoffs` `(n,)` of the same dtype, compared as is. `side`: "both" keeps
+    `|x| >= c`, "above" `x >= c`, "below" `x <= c`. NaN is never kept. Where `min_size > 1` only components of at least
+    that many voxels stay; positive and negative values form components apart, zeros form none. `inside`: bool
+    `(X, Y, Z)` or None.
+    """
+
+    percentile: Callable[[Array, Array | None, float, bool], Array]
+    """`percentile(values, inside, q, two_sided)`: one cutoff per map, float64 `(n,)`, NumPy's linear interpolation.
+
+    `values` `(n, v)` float32 or float64; population: values inside (bool `(v,)`; None: all) that are not NaN, as
+    `|x|` if two-sided, else those `>= 0`. An empty population gives NaN.
+    """
+
+    label_sums: Callable[[Array, Array, int], tuple[Array, Array]]
+    """`label_sums(values, labels, n_labels)`: sums of `(n, v)` values over labels 1..n_labels of `(v,)` int32.
+
+    Returns sums float64 `(n, n_labels)`, in a fixed order of summation, and counts int64 `(n_labels,)`.
+    """
