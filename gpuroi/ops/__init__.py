@@ -15,6 +15,7 @@ from gpuroi.ops.morphology import (
     binary_fill_holes,
     binary_opening,
 )
+from gpuroi.ops.peak_bytes import peak_bytes
 from gpuroi.ops.smooth import smooth
 from gpuroi.ops.threshold import percentile_cutoff, threshold
 from gpuroi.ops.ttest import StatisticResult, f_oneway, ttest_1samp, ttest_ind, ttest_rel
@@ -29,6 +30,7 @@ __all__ = [
     "f_oneway",
     "label",
     "label_means",
+    "peak_bytes",
     "percentile_cutoff",
     "smooth",
     "threshold",
