@@ -66,7 +66,7 @@ def peak_bytes(
     voxels = int(np.prod(spatial, dtype=np.int64))
     n = int(np.prod(size, dtype=np.int64)) // max(1, voxels)
     given = np.dtype(dtype)
-    item = 8 if given.kind == "f" and given.itemsize > 4 or given.kind in "iu" and given.itemsize > 2 else 4
+    item = 8 if (given.kind == "f" and given.itemsize > 4) or (given.kind in "iu" and given.itemsize > 2) else 4
     case = _Case(
         voxels=voxels,
         frame=int(np.prod([s + 2 for s in spatial], dtype=np.int64)),
