@@ -16,6 +16,7 @@ import gpuroi.ops
 from gpuroi.backends import backend_of, get_backend, parse_device
 from gpuroi.backends.base import Backend
 from gpuroi.backends.memory import map_chunks
+from gpuroi.backends.probe import CudaDevice, CudaStatus
 from gpuroi.errors import BackendError, DeviceError, UsageError
 
 
@@ -129,6 +130,8 @@ def test_unknown_devices_are_refused(name):
 
 
 def test_devices_by_name_and_environment(standin_cupy, monkeypatch):
+    found = tuple(CudaDevice(f"card {i}", "9.0", 1 << 30, None) for i in range(2))
+    monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: CudaStatus(usable=True, devices=found))
     assert get_backend("cuda").device == "cuda:0"
     assert get_backend("cuda:1").device == "cuda:1"
     assert get_backend("auto").name == "cuda"

@@ -1,0 +1,628 @@
+"""The command line as a whole: its flags, its exit codes, what it says, and what it leaves behind."""
+
+from __future__ import annotations
+
+import gzip
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+import gpuroi
+from gpuroi.backends.probe import CudaDevice, CudaFacts, describe
+from gpuroi.cli import demo as demo_command
+from gpuroi.cli import info as info_command
+from gpuroi.cli import main
+from gpuroi.cli import roi as roi_commands
+from gpuroi.cli import volumes as volume_commands
+from gpuroi.cli.app import build_app
+from gpuroi.errors import DataError, GpuroiError
+from gpuroi.workflows import volumes
+from gpuroi.workflows.regions import RegionsResult
+from gpuroi.workflows.roi_result import RoiResult
+
+COMMANDS = ["info", "demo", "roi", "regions", "threshold", "smooth", "ttest", "dilate", "label"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """An empty working folder and an environment that asks for nothing."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("GPUROI_DEVICE", "GPUROI_DEBUG", "GPUROI_CONTAINER", "OPENBLAS_CORETYPE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def write(path: str | Path, data: np.ndarray) -> None:
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([3.0, 3.0, 3.0, 1.0])), path)
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def write_run(n: int = 40) -> None:
+    """A run with a block of face voxels and a block of house voxels, and its labels."""
+    labels = np.array(["face", "house"] * (n // 2))
+    data = noise(10, 10, 10, n) + 100
+    data[2:5, 2:5, 2:5, labels == "face"] += 6
+    data[6:9, 6:9, 6:9, labels == "house"] += 6
+    write("bold.nii.gz", data)
+    Path("labels.tsv").write_text("labels\n" + "\n".join(labels) + "\n")
+
+
+def in_a_process(*words: object, **keywords: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "gpuroi", *(str(word) for word in words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **keywords)
+
+
+def fake_cuda(monkeypatch: pytest.MonkeyPatch, facts: CudaFacts) -> None:
+    monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: describe(facts))
+
+
+# Flags and functions: command, function, and what the command has beside the function's own parameters.
+PAIRS = {
+    "demo": (demo_command.demo, gpuroi.demo, None, set()),
+    "roi": (roi_commands.roi, gpuroi.roi, RoiResult.save, {"out"}),
+    "regions": (roi_commands.regions, gpuroi.regions, RegionsResult.save, {"out"}),
+    "threshold": (volume_commands.threshold, volumes.threshold_image, None, set()),
+    "smooth": (volume_commands.smooth, volumes.smooth_image, None, set()),
+    "ttest": (volume_commands.ttest, volumes.ttest_image, None, set()),
+    "dilate": (volume_commands.dilate, volumes.dilate_image, None, set()),
+    "label": (volume_commands.label, volumes.label_image, None, set()),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_parameter_is_a_flag_with_the_same_default(name):
+    command, function, save, beside = PAIRS[name]
+    flags = dict(inspect.signature(command).parameters)
+    wanted = dict(inspect.signature(function).parameters)
+    if save is not None:
+        saved = dict(inspect.signature(save).parameters)
+        wanted |= {key: value for key, value in saved.items() if key not in ("self", "folder")}
+    assert set(flags) == set(wanted) | beside
+    for key, parameter in wanted.items():
+        flag = flags[key]
+        default = flag.default[0] if isinstance(flag.default, tuple) else flag.default
+        assert default == parameter.default, key
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            assert flag.kind is inspect.Parameter.KEYWORD_ONLY, key
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_flag_reaches_its_function(name, monkeypatch):
+    """Commands are thin, but a flag that is forgotten on the way would go unseen."""
+    command, function, _, _ = PAIRS[name]
+    given = {key: object() for key in inspect.signature(command).parameters}
+    given |= {key: True for key in ("two_sided", "equal_var") if key in given}
+    for key, value in {"bold": [object()], "conditions": [object()], "fwhm": (4.0,), "out": Path("out")}.items():
+        if key in given:
+            given[key] = value
+    reached: dict[str, object] = {}
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stand_in(*args: object, **keywords: object) -> None:
+        reached.update(inspect.signature(function).bind(*args, **keywords).arguments)
+        raise Stop
+
+    monkeypatch.setattr("gpuroi.workflows.output.check_output", lambda *args, **keywords: None)
+    monkeypatch.setattr(sys.modules[function.__module__], function.__name__, stand_in)
+    if function.__module__ == "gpuroi.workflows.volume_ttest":
+        monkeypatch.setattr(volumes, "ttest_image", stand_in)
+    with pytest.raises(Stop):
+        command(*[given.pop(key) for key, p in inspect.signature(command).parameters.items() if p.kind == 0], **given)
+    keyword_only = {k for k, p in inspect.signature(function).parameters.items() if p.kind == p.KEYWORD_ONLY}
+    assert keyword_only <= set(reached)
+    for key in keyword_only - {"fwhm", "conditions"}:
+        assert reached[key] is given[key], key
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_is_explained(name, capsys):
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    app = build_app()[name]
+    for argument in app.assemble_argument_collection(parse_docstring=True):
+        assert argument.parameter.help, argument.name
+        assert argument.name.upper().lstrip("-") in text.upper()
+
+
+def test_help_lists_the_commands(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name in COMMANDS:
+        assert f" {name} " in out
+    assert "Exit codes" in out
+    assert main([]) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == gpuroi.__version__
+
+
+def test_python_m_gpuroi():
+    done = in_a_process("--version")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, gpuroi.__version__, "")
+
+
+USAGE = {
+    "unknown command": (["smoth", "map.nii.gz"], 'Unknown command "smoth". Did you mean "smooth"?'),
+    "unknown flag": (["smooth", "map.nii.gz", "--fwhm", "4", "--outt", "o.nii"], "Did you mean --out"),
+    "missing flag": (["smooth", "map.nii.gz", "--out", "o.nii"], "--fwhm"),
+    "missing argument": (["smooth", "--fwhm", "4", "--out", "o.nii"], "parameter IMAGE requires"),
+    "no number": (["smooth", "map.nii.gz", "--fwhm", "wide", "--out", "o.nii"], '"wide"'),
+    "bad choice": (["label", "map.nii.gz", "--connectivity", "7", "--out", "o.nii"], "connectivity"),
+    "two widths": (["smooth", "map.nii.gz", "--fwhm", "4", "5", "--out", "o.nii"], "fwhm has 2 numbers"),
+    "negative width": (["smooth", "map.nii.gz", "--fwhm=-4", "--out", "o.nii"], "fwhm"),
+    "percentile above 100": (["threshold", "map.nii.gz", "--cutoff", "101%", "--out", "o.nii"], "101"),
+    "no percentile": (["threshold", "map.nii.gz", "--cutoff", "high", "--out", "o.nii"], "high"),
+    "negative cutoff": (["threshold", "map.nii.gz", "--cutoff=-3", "--out", "o.nii"], "-3"),
+    "unknown device": (["label", "map.nii.gz", "--device", "gpu", "--out", "o.nii"], 'unknown device "gpu"'),
+    "memory limit": (["label", "map.nii.gz", "--memory-limit", "lots", "--out", "o.nii"], 'memory limit "lots"'),
+    "no contrast": (
+        ["roi", "map.nii.gz", "--conditions", "l.tsv", "--contrast", "face", "--out", "o"],
+        'contrast "face" does not name two conditions',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_usage_errors_are_2(case, here, capsys):
+    words, message = USAGE[case]
+    write("map.nii.gz", abs(noise(4, 4, 4, 3)))
+    Path("l.tsv").write_text("labels\nface\nhouse\nface\n")
+    before = sorted(here.iterdir())
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "gpuroi: error: " in err
+    assert message in err
+    assert "Traceback" not in err
+    assert sorted(here.iterdir()) == before
+
+
+def cut_off(path: Path) -> None:
+    write("whole.nii.gz", noise(9, 9, 9))
+    path.write_bytes(Path("whole.nii.gz").read_bytes()[:1000])
+
+
+def promising(path: Path) -> None:
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((30000, 30000, 30000))
+    with gzip.open(path, "wb") as file:
+        file.write(header.binaryblock + b"\0" * 100)
+
+
+BROKEN = {
+    "missing": (lambda path: None, "no such file"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
+    "text": (lambda path: path.write_text("this is no image\n" * 40), "bad.nii.gz"),
+    "cut off": (cut_off, "bad.nii.gz"),
+    "promises 100 terabytes": (promising, "bad.nii.gz"),
+    "folder": (lambda path: path.mkdir(), "a folder"),
+}
+
+
+@pytest.mark.parametrize("command", ["threshold --cutoff 3", "smooth --fwhm 4", "ttest", "dilate", "label", "regions"])
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_images_are_65(command, case, here, capsys):
+    make, message = BROKEN[case]
+    make(here / "bad.nii.gz")
+    before = sorted(here.iterdir())
+    name, *flags = command.split()
+    out = "out" if name == "regions" else "out.nii.gz"
+    assert main([name, "bad.nii.gz", *flags, "--out", out]) == 65
+    err = capsys.readouterr().err
+    assert "gpuroi: error: bad.nii.gz" in err
+    assert message in err
+    assert "Traceback" not in err
+    assert sorted(here.iterdir()) == before
+
+
+def test_all_broken_images_are_listed(capsys):
+    write("good.nii.gz", noise(3, 3, 3))
+    assert main(["ttest", "good.nii.gz", "bad1.nii.gz", "bad2.nii.gz", "--out", "t.nii.gz"]) == 65
+    err = capsys.readouterr().err
+    assert "bad1.nii.gz" in err
+    assert "bad2.nii.gz" in err
+
+
+def test_a_mask_on_another_grid_is_65(capsys):
+    write("map.nii.gz", noise(4, 4, 4))
+    write("mask.nii.gz", np.ones((4, 4, 5), np.uint8))
+    assert main(["threshold", "map.nii.gz", "--cutoff", "1", "--mask", "mask.nii.gz", "--out", "o.nii.gz"]) == 65
+    err = capsys.readouterr().err
+    assert "map.nii.gz" in err
+    assert "mask.nii.gz" in err
+    assert not Path("o.nii.gz").exists()
+
+
+@pytest.mark.parametrize("standing", ["out.nii.gz", "out.json"])
+def test_existing_outputs_are_73_and_stay(standing, capsys):
+    write("map.nii.gz", noise(4, 4, 4))
+    Path(standing).write_text("precious")
+    words = ["smooth", "map.nii.gz", "--fwhm", "4", "--out", "out.nii.gz"]
+    assert main(words) == 73
+    err = capsys.readouterr().err
+    assert standing in err
+    assert "--overwrite" in err
+    assert Path(standing).read_text() == "precious"
+    assert main([*words, "--overwrite"]) == 0
+    assert nibabel.load("out.nii.gz").shape == (4, 4, 4)
+
+
+@pytest.mark.parametrize("out", ["file/out.nii.gz", "map.nii.gz/out.nii.gz", "folder.nii.gz", "out.png", "out"])
+def test_outputs_that_cannot_be_are_73(out, here, capsys):
+    write("map.nii.gz", noise(4, 4, 4))
+    Path("file").write_text("no folder")
+    Path("folder.nii.gz").mkdir()
+    before = sorted(here.rglob("*"))
+    assert main(["smooth", "map.nii.gz", "--fwhm", "4", "--out", out]) == 73
+    assert "gpuroi: error: " in capsys.readouterr().err
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_folder_without_the_right_to_write_is_73(monkeypatch, capsys):
+    write("map.nii.gz", noise(4, 4, 4))
+    Path("locked").mkdir(mode=0o500)
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "locked")  # root may write there
+    assert main(["smooth", "map.nii.gz", "--fwhm", "4", "--out", "locked/out.nii.gz"]) == 73
+    assert "locked" in capsys.readouterr().err
+    assert list(Path("locked").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_73_and_leaves_nothing(here, monkeypatch, capsys):
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    write("map.nii.gz", noise(4, 4, 4))
+    before = sorted(here.iterdir())
+    monkeypatch.setattr("gpuroi.images.write._write_nifti", full)
+    assert main(["smooth", "map.nii.gz", "--fwhm", "4", "--out", "out.nii.gz"]) == 73
+    assert "No space left on device" in capsys.readouterr().err
+    assert sorted(here.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["roi", "regions"])
+def test_result_folders_are_refused_before_the_work(command, monkeypatch, capsys):
+    monkeypatch.setattr("gpuroi.workflows.roi.open_runs", lambda bold: pytest.fail("work was begun"))
+    Path("out").mkdir()
+    Path("out/precious.txt").write_text("mine")
+    words = {
+        "roi": ["roi", "bold.nii.gz", "--conditions", "labels.tsv", "--contrast", "a-b"],
+        "regions": ["regions", "map.nii.gz"],
+    }[command]
+    assert main([*words, "--out", "out"]) == 73
+    assert "exists and is not empty" in capsys.readouterr().err
+    assert main([*words, "--out", "out", "--overwrite"]) == 73
+    assert "did not write" in capsys.readouterr().err
+    assert [path.name for path in Path("out").iterdir()] == ["precious.txt"]
+
+
+def test_cuda_that_cannot_be_used_is_69(monkeypatch, here, capsys):
+    fake_cuda(monkeypatch, CudaFacts(driver="580.95.05", driver_cuda=13000))
+    write("map.nii.gz", noise(4, 4, 4))
+    before = sorted(here.iterdir())
+    assert main(["smooth", "map.nii.gz", "--fwhm", "4", "--out", "out.nii.gz", "--device", "cuda"]) == 69
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        'gpuroi: error: device "cuda" asked for, but CuPy is not installed',
+        "driver 580.95.05 found: pip install 'gpuroi[cuda13]'",
+    ]
+    assert sorted(here.iterdir()) == before
+
+
+def test_the_choice_of_the_device_is_said_on_stderr(monkeypatch, capsys):
+    monkeypatch.setattr("gpuroi.backends.select._said", set())
+    fake_cuda(monkeypatch, CudaFacts())
+    write("map.nii.gz", noise(4, 4, 4))
+    assert main(["smooth", "map.nii.gz", "--fwhm", "4", "--out", "out.nii.gz"]) == 0
+    assert capsys.readouterr().err == "gpuroi: device cpu (no NVIDIA driver is visible)\n"
+
+
+def test_out_of_memory_is_69(monkeypatch, capsys):
+    def too_much(*args: object, **keywords: object) -> None:
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    write("map.nii.gz", noise(4, 4, 4))
+    monkeypatch.setattr("gpuroi.ops.smooth", too_much)
+    assert main(["smooth", "map.nii.gz", "--fwhm", "4", "--out", "out.nii.gz"]) == 69
+    assert "out of memory: Unable to allocate 9 TiB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["no", "flag", "variable"])
+def test_a_fault_of_ours_is_70_and_traced_only_on_request(how, monkeypatch, capsys):
+    def faulty(*args: object, **keywords: object) -> None:
+        raise ZeroDivisionError("one\nover none")
+
+    monkeypatch.setattr("gpuroi.workflows.volumes.label_image", faulty)
+    monkeypatch.setenv("GPUROI_DEBUG", "1" if how == "variable" else "0")
+    assert main(["label", "m.nii.gz", "--out", "o.nii.gz", *["--debug"] * (how == "flag")]) == 70
+    err = capsys.readouterr().err
+    assert "gpuroi: internal error: ZeroDivisionError: one over none" in err
+    assert "please report it" in err
+    assert ("Traceback" in err) == (how != "no")
+
+
+@pytest.mark.parametrize("error", [GpuroiError("what", "hint"), DataError("what")])
+def test_an_error_is_a_message_a_hint_and_a_code(error, monkeypatch, capsys):
+    def failing(*args: object, **keywords: object) -> None:
+        raise error
+
+    monkeypatch.setattr("gpuroi.workflows.volumes.label_image", failing)
+    assert main(["label", "m.nii.gz", "--out", "o.nii.gz"]) == error.exit_code
+    assert capsys.readouterr().err.splitlines() == ["gpuroi: error: what", *[error.hint] * bool(error.hint)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_is_75_and_leaves_nothing(number, here):
+    """The process writes its output slowly; the signal comes in the middle of it."""
+    write("map.nii.gz", noise(4, 4, 4))
+    before = {path.name for path in here.iterdir()}
+    code = """
+import sys, time
+import gpuroi.images.write as write
+def slowly(file, *args):
+    file.write(b"half of it")
+    file.flush()
+    print("writing", flush=True)
+    time.sleep(60)
+write._write_nifti = slowly
+from gpuroi.cli import main
+sys.exit(main(["smooth", "map.nii.gz", "--fwhm", "4", "--out", "out.nii.gz", "--device", "cpu"]))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert len(list(here.iterdir())) > len(before)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert err == "gpuroi: interrupted; no half-written output is left\n"
+    assert {path.name for path in here.iterdir()} == before
+
+
+def test_the_signal_handler_is_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["--version"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+@pytest.mark.parametrize("words", [["info"], ["--help"]])
+def test_a_reader_that_leaves_early_is_no_error(words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-W", "error", "-m", "gpuroi", *words]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["smoth"], 2, "gpuroi: error: Unknown command"),
+        (["label", "missing.nii.gz", "--out", "o.nii.gz"], 65, "gpuroi: error: missing.nii.gz: no such file"),
+        (["smooth", "map.nii.gz", "--fwhm", "4", "--out", "map.nii.gz"], 73, "exists already"),
+    ],
+)
+def test_a_process_ends_with_the_code(words, code, message, here):
+    write("map.nii.gz", noise(3, 3, 3))
+    before = sorted(here.iterdir())
+    done = in_a_process(*words)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_process_writes_the_whole_result():
+    write_run()
+    words = ["--contrast", "face-house", "--fwhm", 0, "--dilate", 0, "--out", "roi", "--no-figures", "--device", "cpu"]
+    done = in_a_process("roi", "bold.nii.gz", "--conditions", "labels.tsv", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "volumes  40 (face 20, house 20)" in done.stdout
+    assert "regions  2, 54 voxels" in done.stdout
+    labels = np.asarray(nibabel.load("roi/atlas.nii.gz").dataobj)
+    assert (labels[2:5, 2:5, 2:5] == 1).all()
+    assert (labels[6:9, 6:9, 6:9] == 2).all()
+    assert json.loads(Path("roi/provenance.json").read_text())["command"][:2] == ["gpuroi", "roi"]
+
+
+def test_roi_with_two_runs_and_everything(capsys):
+    write_run()
+    words = [
+        "--labels",
+        "labels.tsv",
+        "labels.tsv",
+        "--contrast",
+        "face-house",
+        "--fwhm",
+        "3",
+        "3",
+        "4",
+        "--out",
+        "roi",
+    ]
+    more = ["--min-region-size", "100", "--welch", "--region-masks", "--no-figures", "--device", "cpu"]
+    assert main(["roi", "bold.nii.gz", "bold.nii.gz", *words, *more]) == 0
+    assert "volumes  80" in capsys.readouterr().out
+    settings = json.loads(Path("roi/provenance.json").read_text())["settings"]
+    assert settings["fwhm_mm"] == [3, 3, 4]
+    assert settings["equal_var"] is False
+    assert settings["min_region_size_mm3"] == 100
+    atlas = np.asarray(nibabel.load("roi/atlas.nii.gz").dataobj)
+    assert atlas.max() >= 2
+    masks = {path.name: np.asarray(nibabel.load(path).dataobj) for path in Path("roi/region_masks").iterdir()}
+    assert set(masks) == {f"region-{i}.nii.gz" for i in range(1, atlas.max() + 1)}
+    for i in range(1, atlas.max() + 1):
+        np.testing.assert_array_equal(masks[f"region-{i}.nii.gz"], atlas == i)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--threshold", "300"], "none: no voxel reaches -log10 p 300"),
+        (["--mask", "corner.nii.gz"], "voxels reach -log10 p 5, but none inside the mask"),
+        (["--min-region-size", "99999"], "none of 99999 mm3 or more"),
+    ],
+)
+def test_no_region_is_a_result(words, message, capsys):
+    write_run()
+    corner = np.zeros((10, 10, 10), np.uint8)
+    corner[0, 9, 0] = 1
+    write("corner.nii.gz", corner)
+    base = ["roi", "bold.nii.gz", "--conditions", "labels.tsv", "--contrast", "face-house", "--fwhm", "0"]
+    assert main([*base, *words, "--no-figures", "--out", "roi", "--device", "cpu"]) == 0
+    assert message in capsys.readouterr().out
+    assert not np.asarray(nibabel.load("roi/atlas.nii.gz").dataobj).any()
+
+
+def test_regions(capsys):
+    data = np.zeros((8, 8, 8), np.float32)
+    data[1:3, 1:3, 1:3], data[5:7, 5:7, 5:7], data[4, 1, 1] = 4, -5, 6
+    write("map.nii.gz", data)
+    words = ["regions", "map.nii.gz", "--threshold", "3.5", "--min-size-mm3", "100", "--no-figures", "--device", "cpu"]
+    assert main([*words, "--out", "regions"]) == 0
+    out = capsys.readouterr().out
+    assert "threshold  3.5" in out
+    assert "regions    2" in out
+    table = out[out.index("id sign") :].splitlines()
+    assert len(table) == 3
+    assert table[1].split()[:4] == ["1", "1", "8", "216"]
+    assert main([*words, "--one-sided", "--out", "one-sided"]) == 0
+    assert "regions    1" in capsys.readouterr().out
+    words[3] = "99"
+    assert main([*words[:4], *words[6:], "--out", "nothing"]) == 0
+    assert "regions    none: nothing reaches the threshold" in capsys.readouterr().out
+
+
+def test_only_the_first_rows_are_shown(capsys):
+    data = np.zeros((30, 5, 5), np.float32)
+    data[::2, ::2, 2] = 3
+    write("map.nii.gz", data)
+    assert main(["regions", "map.nii.gz", "--threshold", "2", "--no-figures", "--out", "o", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "... and 35 more regions"
+    assert len(out[out.index("id sign") :].splitlines()) == 12
+
+
+def test_the_summary_on_a_terminal(monkeypatch, capsys):
+    write("map.nii.gz", noise(4, 4, 4))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    words = ["--threshold", "2", "--no-figures", "--out", "[bold]o", "--device", "cpu"]
+    assert main(["regions", "map.nii.gz", *words]) == 0
+    out = capsys.readouterr().out
+    assert "[bold]o" in out, "file names are no markup"
+    assert "peak_stat" in out
+    assert "regions    " in out
+
+
+def test_demo(capsys):
+    assert main(["demo", "data", "--n-subjects", "4", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    n_files = sum(path.is_file() for path in Path("data").rglob("*"))
+    assert f"written  {n_files} files" in out
+    assert main(["demo", "data", "--n-subjects", "4"]) == 73
+    assert main(["demo", "data", "--n-subjects", "1", "--overwrite"]) == 2
+    assert Path("data/bold.nii.gz").exists()
+
+
+def test_info_without_a_gpu(monkeypatch, capsys):
+    fake_cuda(monkeypatch, CudaFacts())
+    assert main(["info"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert f"gpuroi    {gpuroi.__version__}" in out
+    assert "device    cpu (no NVIDIA driver is visible)" in out
+    assert "--gpus all" in out
+    assert f"numpy {np.__version__}" in out
+
+
+def test_info_as_json(monkeypatch, capsys):
+    fake_cuda(monkeypatch, CudaFacts(driver="550.54.15", driver_cuda=12040))
+    monkeypatch.setenv("GPUROI_CONTAINER", "gpuroi:0.1")
+    monkeypatch.setenv("GPUROI_NUM_THREADS", "3")
+    assert main(["info", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["device"]["name"] == "cpu"
+    assert found["device"]["hint"] == "driver 550.54.15 found: pip install 'gpuroi[cuda12]'"
+    assert found["cuda"]["driver"] == "550.54.15"
+    assert found["cuda"]["driver_cuda"] == "12.4"
+    assert found["cpu"]["threads"] == 3
+    assert found["cpu"]["free_bytes"] > 0
+    assert found["packages"]["numpy"] == np.__version__
+    assert found["container"] == "gpuroi:0.1"
+
+
+def test_info_with_a_gpu(monkeypatch, capsys):
+    gpu = CudaDevice("NVIDIA H200", "9.0", 150 << 30, 140 << 30)
+    facts = CudaFacts(
+        driver="580.95.05",
+        driver_cuda=13000,
+        wheels=(("cupy-cuda13x", "14.2.0"),),
+        cupy="14.2.0",
+        runtime=13000,
+        devices=(gpu,),
+        self_test_ms=123.4,
+        cucim="26.10.0",
+    )
+    fake_cuda(monkeypatch, facts)
+    monkeypatch.setattr("gpuroi.backends.select._cuda", lambda index: type("B", (), {"device": f"cuda:{index}"}))
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "device    cuda:0 (a test kernel ran)" in out
+    assert "cuda:0    NVIDIA H200, compute capability 9.0, 150.0 GiB, 140.0 GiB free" in out
+    assert "driver 580.95.05, runtime 13.0, CuPy 14.2.0, cuCIM 26.10.0, self-test 123.4 ms" in out
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "line"),
+    [
+        ("cpu", 0, "device    cpu (GPUROI_DEVICE=cpu)"),
+        ("cuda", 69, 'device    none: device "cuda" asked for, but no NVIDIA driver is visible'),
+        ("gpu", 2, 'device    none: unknown device "gpu"'),
+    ],
+)
+def test_info_obeys_the_variable(asked, code, line, monkeypatch, capsys):
+    fake_cuda(monkeypatch, CudaFacts())
+    monkeypatch.setenv("GPUROI_DEVICE", asked)
+    assert main(["info"]) == code
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("core_type", "flags", "warned"),
+    [
+        ("Haswell", {"avx2", "avx512f"}, True),
+        ("Haswell", {"avx2"}, False),
+        ("SkylakeX", {"avx2", "avx512f"}, False),
+        ("", {"avx2", "avx512f"}, False),
+    ],
+)
+def test_a_slowed_openblas_is_said_and_left_alone(core_type, flags, warned, monkeypatch, capsys):
+    monkeypatch.setattr(info_command, "_processor_flags", lambda: frozenset(flags))
+    monkeypatch.setenv("OPENBLAS_CORETYPE", core_type)
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert ("OPENBLAS_CORETYPE=Haswell keeps OpenBLAS from AVX-512" in out) == warned
+    assert os.environ["OPENBLAS_CORETYPE"] == core_type
