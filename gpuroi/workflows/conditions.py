@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuroi.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = ["REST", "Conditions", "Event", "label_volumes", "read_conditions", "split_contrast"]
 
@@ -98,9 +101,9 @@ def label_volumes(
 ) -> NDArray[np.str_]:
     """Return the condition of every volume.
 
-    Volume i is acquired at `i * tr_s` and belongs to an event if that time lies in `[onset, onset + duration)`, told to the
-    microsecond; a volume in no event is "rest". Where events of other conditions overlap, those of the contrast
-    come first, then the later row of the table.
+    Volume i is acquired at `i * tr_s` and belongs to an event if that time lies in `[onset, onset + duration)`, told
+    to the microsecond; a volume in no event is "rest". Where events of other conditions overlap, those of the
+    contrast come first, then the later row of the table.
 
     Parameters
     ----------

@@ -1,0 +1,45 @@
+"""What is computed, the same for gpuroi, for its peers and for the reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.inputs import VOXEL_MM
+
+__all__ = [
+    "CONTRAST",
+    "CUTOFF",
+    "FOREGROUND",
+    "FWHM_MM",
+    "LOG10P",
+    "MIN_VOXELS",
+    "PERCENTILE",
+    "SIGMA_VOX",
+    "Call",
+    "Outputs",
+    "structure",
+]
+
+Outputs = dict[str, Any]
+Call = Callable[[], Outputs]
+
+CUTOFF = 2.0
+MIN_VOXELS = 10
+PERCENTILE = 97.0
+FWHM_MM = 6.0
+SIGMA_VOX = FWHM_MM / VOXEL_MM / math.sqrt(8 * math.log(2))
+FOREGROUND = 1.0  # where maps exceed it lie the masks that are dilated and labelled
+CONTRAST = ("face", "house")
+LOG10P = 5.0
+
+
+def structure(connectivity: int) -> NDArray[np.bool_]:
+    """SciPy's structuring element for 6, 18 or 26 neighbours."""
+    from scipy.ndimage import generate_binary_structure
+
+    return np.asarray(generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity]))
