@@ -18,6 +18,8 @@ from gpuroi.backends.threads import n_threads, run_blocks
 
 __all__ = ["CPU"]
 
+_WORTH_A_THREAD = 20_000  # voxels
+
 
 def _moments(x: NDArray[Any], minus: NDArray[Any] | None, omit_nan: bool) -> Moments:
     from gpuroi.backends.kernels import moments as kernels
@@ -41,7 +43,7 @@ def _log_betainc(a: NDArray[Any] | float, b: float, x: NDArray[Any], y: NDArray[
     step = 0 if np.ndim(a) == 0 else 1
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     out = np.empty(x.shape)
-    run_blocks(lambda lo, hi: log_betainc(each, step, float(b), x, y, out, lo, hi), x.size, least=256)
+    run_blocks(lambda lo, hi: log_betainc(each, step, float(b), x, y, out, lo, hi), x.size, least=1024)
     return out
 
 
@@ -66,7 +68,7 @@ def _gaussian(volumes: NDArray[Any], weights: tuple[NDArray[np.float64], ...], m
                 correlate_columns(planes.reshape(flat), out[i].reshape(flat), taps[0], index[0], 0, flat[1])
 
     if len(source) > 1:
-        run_blocks(smooth_volumes, len(source))
+        run_blocks(smooth_volumes, len(source), least=_worth_a_thread(source))
         return _restored(out, flipped)
     # One volume: its planes, then its columns, are shared out instead.
     planes = np.empty(source.shape[1:], source.dtype) if taps[0].size > 1 else out[0]
@@ -74,7 +76,11 @@ def _gaussian(volumes: NDArray[Any], weights: tuple[NDArray[np.float64], ...], m
     if taps[0].size > 1:
         flat = (size_a, size_b * size_c)
         columns, result = planes.reshape(flat), out[0].reshape(flat)
-        run_blocks(lambda lo, hi: correlate_columns(columns, result, taps[0], index[0], lo, hi), flat[1], least=512)
+        run_blocks(
+            lambda lo, hi: correlate_columns(columns, result, taps[0], index[0], lo, hi),
+            flat[1],
+            least=_WORTH_A_THREAD // size_a,
+        )
     return _restored(out, flipped)
 
 
@@ -111,7 +117,7 @@ def _dilate(
             _dilate_one(source[i], steps, iterations, None if allowed is None else allowed[i], border, out[i])
 
     if out.size:
-        run_blocks(dilate_volumes, len(source))
+        run_blocks(dilate_volumes, len(source), least=_worth_a_thread(source))
     return _restored(out, flipped)
 
 
@@ -187,7 +193,7 @@ def _label(mask: NDArray[np.bool_], structure: NDArray[np.bool_]) -> tuple[NDArr
             rows = labels[i].reshape(size_a * size_b, size_c)
             counts[i] = label_rows(_packed(source[i]), size_b, size_c, connectivity, flipped, rows)
 
-    run_blocks(label_volumes, len(source))
+    run_blocks(label_volumes, len(source), least=_worth_a_thread(source))
     return _restored(labels, flipped), counts
 
 
@@ -264,7 +270,7 @@ def _threshold(
                 )
 
     if out.size:
-        run_blocks(keep, len(source))
+        run_blocks(keep, len(source), least=_worth_a_thread(source))
     return _restored(out, flipped)
 
 
@@ -306,7 +312,7 @@ def _percentile(
     keys = np.ascontiguousarray(values).view(bits)
     cutoffs = np.full(len(values), np.nan)
     # Many maps: one a thread. One map: its parts are counted side by side.
-    n_parts = n_threads() if len(values) == 1 else 1
+    n_parts = min(n_threads(), 1 + values.size // _WORTH_A_THREAD) if len(values) == 1 else 1
     edges = [values.shape[1] * i // n_parts for i in range(n_parts + 1)]
 
     def parts(row: int, work: Callable[[int, NDArray[Any], NDArray[np.bool_]], None]) -> None:
@@ -346,7 +352,7 @@ def _percentile(
             cutoffs[row] = _between(pair[0], pair[1], rank - at)
 
     if n_parts == 1:
-        run_blocks(select, len(values))
+        run_blocks(select, len(values), least=_worth_a_thread(values))
     else:
         select(0, len(values))
     return cutoffs
@@ -369,8 +375,15 @@ def _label_sums(
     counts = np.zeros(n_labels + 1, np.int64)
     np.add.at(counts, number, end - begin)
     sums = np.zeros((len(values), n_labels))
-    run_blocks(lambda lo, hi: label_sums(values, begin, end, number, sums, lo, hi), len(values))
+    run_blocks(
+        lambda lo, hi: label_sums(values, begin, end, number, sums, lo, hi), len(values), least=_worth_a_thread(values)
+    )
     return sums, counts[1:]
+
+
+def _worth_a_thread(items: NDArray[Any]) -> int:
+    """How many items (along the first axis) make it worth waking another thread, which takes 0.05 ms."""
+    return 1 + _WORTH_A_THREAD * len(items) // max(1, items.size)
 
 
 def _oriented(volumes: NDArray[Any]) -> tuple[NDArray[Any], bool]:

@@ -1,4 +1,10 @@
-"""Natural log of the regularised incomplete beta function: the tails of t and F without underflow."""
+"""Natural log of the regularised incomplete beta function: the tails of t and F without underflow.
+
+    I_x(a, b) = x^a y^b / B(a, b) / (beta1 + alpha2 / (beta2 + alpha3 / (beta3 + ...))),  y = 1 - x
+
+for x below the mean; above it log1p(-I_y(b, a)). The fraction is that of Didonato and Morris 1992
+(doi 10.1145/131766.131776); that of DLMF 8.17.22 cancels near the mean when `a` is large. `log_betainc.cu` is its twin.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +31,7 @@ def log_betainc(a, a_step, b, x, y, out, start, stop):  # type: ignore[no-untype
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
 def _log_i(a, b, x, y, log_beta):  # type: ignore[no-untyped-def]
-    if not (x >= 0.0 and y >= 0.0 and a > 0.0):
+    if not (x >= 0.0 and y >= 0.0 and a > 0.0 and b > 0.0):
         return np.nan
     if x == 0.0:
         return -np.inf
@@ -33,68 +39,80 @@ def _log_i(a, b, x, y, log_beta):  # type: ignore[no-untyped-def]
         return 0.0
     log_x = math.log(x) if x < y else math.log1p(-y)
     log_y = math.log(y) if y < x else math.log1p(-x)
-    # The fraction converges fast on this side of the mean; on the other it is taken of the complement.
+    front = a * log_x + b * log_y - log_beta
+    if a >= 10.0 and b >= 10.0:
+        front = _log_front(a, b, x, y, log_x, log_y)
     if x < (a + 1.0) / (a + b + 2.0):
-        return a * log_x + b * log_y - math.log(a) - log_beta + math.log(_fraction(a, b, x))
-    complement = math.exp(a * log_x + b * log_y - math.log(b) - log_beta) * _fraction(b, a, y)
-    return math.log1p(-min(complement, 1.0))
+        return front - math.log(_fraction(a, b, x, y))
+    return math.log1p(-min(math.exp(front) / _fraction(b, a, y, x), 1.0))
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _fraction(a, b, x):  # type: ignore[no-untyped-def]
-    """The continued fraction of DLMF 8.17.22, 1 / (1 + d1 / (1 + d2 / (1 + ...))), by its convergents p / q.
+def _fraction(a, b, x, y):  # type: ignore[no-untyped-def]
+    """The continued fraction by its convergents p / q.
 
-    Lentz's method divides by the last denominator in every step, one division waiting for the other; here
-    the coefficients alone are divided, ahead of time: 200 ns down to 110 for an element.
+    Lentz's method divides by the last denominator in every turn, one division waiting for the other; here only the
+    coefficients are divided, ahead of time: half the time for an element.
     """
-    p0, p1 = 0.0, 1.0
-    q0, q1 = 1.0, 1.0
-    last = 1.0
-    twice = a  # a + 2 m
-    for m in range(5000):
-        odd = -(a + m) * (a + b + m) * x / (twice * (twice + 1.0))
-        p0 = p1 + odd * p0
-        q0 = q1 + odd * q0
-        twice += 2.0
-        even = (m + 1) * (b - m - 1) * x / ((twice - 1.0) * twice)
-        p1 = p0 + even * p1
-        q1 = q0 + even * q1
-        if m & 3 == 3:
+    distance = _below_mean(a, b, x, y)
+    p0, q0 = 1.0, 0.0
+    p1, q1 = a / (a + 1.0) * (distance + 1.0), 1.0
+    last = p1
+    for turn in range(1, 20000):
+        odd = a + 2.0 * turn - 1.0
+        w = turn * (b - turn) * x
+        alpha = (a + turn - 1.0) / odd * ((a + b + turn - 1.0) / odd) * w * x
+        beta = turn + w / odd + (a + turn) / (odd + 2.0) * (distance + 1.0 + turn * (1.0 + y))
+        p0, p1 = p1, beta * p1 + alpha * p0
+        q0, q1 = q1, beta * q1 + alpha * q0
+        if turn & 1 == 0:
             value = p1 / q1
-            if abs(value - last) <= 4e-15 * abs(value):
+            if abs(value - last) <= 1e-15 * abs(value):
                 return value
             last = value
-            if abs(q1) > 1e200:
-                p0, p1, q0, q1 = p0 * 1e-200, p1 * 1e-200, q0 * 1e-200, q1 * 1e-200
-            elif abs(q1) < 1e-200:
-                p0, p1, q0, q1 = p0 * 1e200, p1 * 1e200, q0 * 1e200, q1 * 1e200
+            size = abs(q1)
+            if size > 1e100 or size < 1e-100:
+                p0, p1, q0, q1 = p0 / size, p1 / size, q0 / size, q1 / size
     return last
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def _log_beta(a, b):  # type: ignore[no-untyped-def]
-    """Log B(a, b), without the digits that lgamma(a + b) - lgamma(a) loses where one argument is large."""
-    big = max(a, b)
-    small = min(a, b)
-    if big < 10.0:
-        return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
-    if small < 10.0:
-        return math.lgamma(small) - _log_gamma_ratio(big, small)
-    # Both large: Stirling for all three.
-    return (
-        0.9189385332046727418  # log(2 pi) / 2
-        - 0.5 * math.log(big)
-        + (small - 0.5) * math.log(small / (small + big))
-        - big * math.log1p(small / big)
-        + (_stirling(small) + _stirling(big) - _stirling(small + big))
-    )
+def _below_mean(a, b, x, y):  # type: ignore[no-untyped-def]
+    """a - (a + b) x, without cancellation near x = 1."""
+    return (a + b) * y - b if a > b else a - (a + b) * x
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def _log_gamma_ratio(big, small):  # type: ignore[no-untyped-def]
-    """log(gamma(big + small) / gamma(big)) for big >= 10."""
+def _log_front(a, b, x, y, log_x, log_y):  # type: ignore[no-untyped-def]
+    """log(x^a y^b / B(a, b)) for large a and b: powers and B nearly cancel, so they are taken around the mean."""
+    off = _below_mean(a, b, x, y)
+    bulk = a * _excess(-off / a, log_x + math.log1p(b / a)) + b * _excess(off / b, log_y + math.log1p(a / b))
+    correction = _stirling(a) + _stirling(b) - _stirling(a + b)
+    return 0.5 * math.log(a / (a + b) * b / (2.0 * math.pi)) - bulk - correction
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _excess(u, log_1pu):  # type: ignore[no-untyped-def]
+    """u - log(1 + u), without cancellation near 0; `log_1pu` is what log(1 + u) is where u is not small."""
+    if abs(u) > 0.4:
+        return u - log_1pu
+    r = u / (u + 2.0)  # log(1 + u) = 2 (r + r^3 / 3 + r^5 / 5 + ...)
+    t = r * r
+    total = 0.0
+    for k in range(31, 2, -2):
+        total = total * t + 1.0 / k
+    return r * (u - 2.0 * t * total)
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _log_beta(a, b):  # type: ignore[no-untyped-def]
+    """log B(a, b), without the digits that lgamma(a + b) - lgamma(a) loses where one argument is large."""
+    big, small = max(a, b), min(a, b)
     total = big + small
-    return (big - 0.5) * math.log1p(small / big) + small * math.log(total) - small + (_stirling(total) - _stirling(big))
+    if big < 10.0:
+        return math.lgamma(big) + math.lgamma(small) - math.lgamma(total)
+    ratio = (big - 0.5) * math.log1p(small / big) + small * math.log(total) - small
+    return math.lgamma(small) - (ratio + (_stirling(total) - _stirling(big)))
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
