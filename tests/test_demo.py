@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from scipy import ndimage, stats
 
-from gpuroi.demo import demo, motor_map_path
+import gpuroi
+from gpuroi.demo_data import demo, motor_map_path
 from gpuroi.errors import OutputError, UsageError
 
 
@@ -163,3 +164,7 @@ def test_motor_map_is_the_one_that_nilearn_carries() -> None:
     img = nib.load(motor_map_path())
     assert img.shape == (53, 63, 46)
     assert np.abs(img.get_fdata()).max() > 7
+
+
+def test_the_function_keeps_its_name_beside_its_module() -> None:
+    assert gpuroi.demo is demo

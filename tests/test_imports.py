@@ -33,7 +33,7 @@ def loaded_by(code: str) -> list[str]:
         "from gpuroi.cli import main; main(['roi', '--help'])",
         "from gpuroi.cli import main; main(['--version'])",
         "import gpuroi.ops, gpuroi.backends, gpuroi.images",
-        "import gpuroi.workflows.roi, gpuroi.workflows.regions, gpuroi.workflows.volumes, gpuroi.demo",
+        "import gpuroi.workflows.roi, gpuroi.workflows.regions, gpuroi.workflows.volumes, gpuroi.demo_data",
     ],
 )
 def test_imports_are_light(code):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import glob
 import os
 import re
 import shlex
@@ -42,7 +41,7 @@ def expanded(words: list[str], folder: Path) -> list[str]:
     """Words with a * as a shell expands them."""
     out: list[str] = []
     for word in words:
-        out += sorted(glob.glob(word, root_dir=folder)) if "*" in word else [word]
+        out += sorted(str(path.relative_to(folder)) for path in folder.glob(word)) if "*" in word else [word]
     return out
 
 

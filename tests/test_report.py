@@ -324,6 +324,17 @@ def test_roi_page_takes_pictures_that_are_drawn_already(found: gpuroi.workflows.
     assert roi_page(found, pictures) == roi_page(found)
 
 
+def test_roi_page_without_pictures_needs_no_matplotlib(
+    found: gpuroi.workflows.roi.RoiResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = check_page(roi_page(found, []), n_images=0)
+    assert "No pictures" in page.text
+    assert len(page.all("td")) > 20
+    with pytest.raises(OutputError):
+        roi_page(found)
+
+
 def test_roi_page_without_a_region(found: gpuroi.workflows.roi.RoiResult) -> None:
     nothing = gpuroi.roi(
         nib.Nifti1Image(np.random.default_rng(0).normal(9, 1, (6, 6, 6, 12)).astype(np.float32), np.eye(4)),

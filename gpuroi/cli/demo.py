@@ -28,7 +28,7 @@ def demo(folder: Path, /, *, n_subjects: int = 20, seed: int = 0, overwrite: boo
     int
         Exit code.
     """
-    from gpuroi.demo import demo as write_demo
+    from gpuroi.demo_data import demo as write_demo
 
     written = write_demo(folder, n_subjects=n_subjects, seed=seed, overwrite=overwrite)
     show([("folder", str(folder)), ("written", f"{len(written)} files")])

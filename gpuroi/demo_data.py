@@ -1,21 +1,23 @@
 """Data to try everything on: one run with planted regions, and a small cohort with a planted group effect.
 
-Nothing is downloaded. The anatomy is a drawing (ellipsoids and folded noise), the numbers are random with known effects.
+Nothing is downloaded. The anatomy is a drawing (ellipsoids and noise), the numbers are random, the effects are known.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuroi.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 __all__ = ["demo", "motor_map_path"]
 
@@ -26,14 +28,14 @@ _TR_S = 2.5
 _CONDITIONS = ("face", "house", "object")
 # A chunk: 2 volumes of rest, then three blocks of 6 volumes, each with rest behind it: 24 volumes, six chunks.
 _REST_BEFORE, _BLOCK, _REST_BETWEEN, _REST_AFTER = 2, 6, 1, 2
-_SCL_SLOPE = 0.25  # the run is stored as int16; one step is a quarter of a unit
+_SCL_SLOPE = 0.5  # the run is stored as int16; one step is half a unit
 
 # Planted regions of the run: centre (mm), radius (mm), response in per cent to face, house, object.
 _PLANTED = (
-    ("right face region", (42.0, -50.0, -16.0), 9.0, (2.6, 0.4, 0.8)),
-    ("left face region", (-40.0, -52.0, -16.0), 8.0, (2.3, 0.4, 0.8)),
-    ("right house region", (23.0, -36.0, -6.0), 8.0, (0.4, 2.5, 0.8)),
-    ("left house region", (-23.0, -38.0, -6.0), 8.0, (0.4, 2.4, 0.8)),
+    ("right face region", (43.0, -54.0, -17.0), 9.5, (4.0, 0.6, 1.2)),
+    ("left face region", (-41.0, -54.0, -17.0), 9.0, (3.8, 0.6, 1.2)),
+    ("right house region", (22.0, -34.0, -4.0), 9.0, (0.6, 4.0, 1.2)),
+    ("left house region", (-23.0, -36.0, -5.0), 9.0, (0.6, 3.8, 1.2)),
 )
 
 # Seeds of the atlas in the right hemisphere (mm); the left one is the mirror image.
@@ -53,8 +55,8 @@ _ATLAS_SEEDS = (
     ("Thalamus", (12.0, -16.0, 8.0)),
     ("Cerebellum", (24.0, -64.0, -40.0)),
 )
-_GROUP_EFFECT = ("Right Insula", 9.0, 1.3)  # patients above controls: parcel, radius mm, shift in SD
-_AGE_EFFECT = ("Left Precuneus", 9.0, -0.04)  # falls with age: parcel, radius mm, SD a year
+_GROUP_EFFECT = ("Right Insula", 11.0, 2.4)  # patients above controls: parcel, radius mm, shift in SD
+_AGE_EFFECT = ("Left Precuneus", 11.0, -0.06)  # falls with age: parcel, radius mm, SD a year
 
 
 class _Brain(NamedTuple):
@@ -83,8 +85,8 @@ def demo(folder: str | Path, *, n_subjects: int = 20, seed: int = 0, overwrite: 
     list of Path
         The files, sorted. The run: `bold.nii.gz` (42x52x40 voxels of 3.5 mm, 144 volumes, int16 with a slope),
         `labels.tsv` (a row per volume), `events.tsv` (seconds), `mask.nii.gz` and `truth.nii.gz` (the planted regions,
-        1 and 2 for faces, 3 and 4 for houses). The cohort: `participants.tsv` (one age is n/a), `maps/` (one float32 map a
-        subject), `cohort_truth.nii.gz` (1 group, 2 age) and `atlas_dseg.nii.gz` with its names. And `README.md`.
+        1 and 2 for faces, 3 and 4 for houses). The cohort: `participants.tsv` (one age is n/a), `maps/` (a float32 map
+        per subject), `cohort_truth.nii.gz` (1 group, 2 age) and `atlas_dseg.nii.gz` with its names. And `README.md`.
 
     Raises
     ------
@@ -96,7 +98,8 @@ def demo(folder: str | Path, *, n_subjects: int = 20, seed: int = 0, overwrite: 
     Notes
     -----
     The run is `image * (1 + response + drift + noise)`: responses are the blocks convolved with a double-gamma
-    haemodynamic response, so they come about 5 s after the label; the noise is smooth in space and of order one in time.
+    haemodynamic response, so they come about 5 s after the label; the noise is smooth in space and autoregressive of
+    order one in time.
 
     Examples
     --------
@@ -182,12 +185,13 @@ def _brain(seed: int) -> _Brain:
     mask = cerebrum | temporal | cerebellum | stem
 
     depth_mm = distance_transform_edt(mask, sampling=_ZOOM_MM)
-    folds = _smooth_noise(_random(seed, 0), fwhm_mm=11.0)
-    image = np.where(depth_mm + 2.6 * folds < 9, 1.0, 0.72)  # grey matter is brighter than white in an EPI
-    image[(depth_mm + 4.5 * folds < 3.4) & (folds < 0)] = 1.22  # fluid in the folds
-    image[(x < 2) & (z > 34 - 0.1 * np.abs(y + 20)) & cerebrum] = 1.2  # the fissure between the hemispheres
-    image[ellipsoid((11, -12, 16), (6, 30, 10))] = 1.35  # ventricles
-    image[ellipsoid((14, -14, 4), (10, 14, 9))] = 0.95  # thalamus
+    random = _random(seed, 0)
+    folds, fluid = _smooth_noise(random, fwhm_mm=9.0), _smooth_noise(random, fwhm_mm=8.0)
+    image = np.where(depth_mm + 7 * folds < 13, 1.0, 0.7)  # grey matter is brighter than white in an EPI
+    image[depth_mm + 7 * fluid < 3] = 1.3  # between the folds
+    image[(x < 2) & cerebrum & (z > 10) & (depth_mm < 22 + 4 * fluid)] = 1.25  # between the hemispheres
+    image[ellipsoid((9, -12, 16), (5, 28, 10))] = 1.35  # ventricles
+    image[ellipsoid((14, -14, 4), (9, 14, 9))] = 0.95  # thalamus
     image = gaussian_filter(np.where(mask, image, 0.0), 0.45)
     shading = 1 + 0.10 * (mm[1] + 18) / 86 - 0.08 * (mm[2] - 10) / 60  # as of a receive coil
     return _Brain(mask, (4000 * image * shading).astype(np.float32), affine, mm)
@@ -238,12 +242,12 @@ def _write_run(folder: Path, brain: _Brain, seed: int) -> None:
     raw = np.empty((*_SHAPE, n), np.int16, order="F")
     noise = np.zeros(_SHAPE, np.float32)
     for volume in range(n):
-        # Order one in time (0.3), standard deviation 1.2 % in every volume from the first on.
+        # Order one in time (0.3), standard deviation 1 % in every volume from the first on.
         fresh = _smooth_noise(random, fwhm_mm=6.0)
         noise = fresh if volume == 0 else 0.3 * noise + np.float32(np.sqrt(1 - 0.3**2)) * fresh
         time = volume / (n - 1) - 0.5
         drift = 0.006 * time * slope_map + 0.003 * np.cos(3 * np.pi * time) * wave_map
-        change = np.tensordot(responses[volume], weights, 1) + drift + 0.012 * noise
+        change = np.tensordot(responses[volume], weights, 1) + drift + 0.010 * noise
         background = np.abs(random.standard_normal(_SHAPE, dtype=np.float32)) * 12
         signal = np.where(brain.image > 0, brain.image * (1 + change), 0) + background
         raw[..., volume] = np.rint(signal / _SCL_SLOPE)
@@ -323,9 +327,10 @@ def _save(data: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
 
 def _save_scaled(raw: NDArray[np.int16], affine: NDArray[np.float64], path: Path) -> None:
     """Write the run as scanners do: integers with a slope, millimetres and seconds in the header."""
-    import nibabel as nib
+    from nibabel.nifti1 import Nifti1Image
 
-    img = nib.Nifti1Image(raw, affine)
+    image_class: Any = Nifti1Image
+    img = image_class(raw, affine)
     img.header.set_slope_inter(_SCL_SLOPE, 0)
     img.header.set_zooms((_ZOOM_MM, _ZOOM_MM, _ZOOM_MM, _TR_S))
     img.header.set_xyzt_units("mm", "sec")
@@ -371,14 +376,15 @@ numbers are random, and the effects are planted.
 
 ## One run: `bold.nii.gz`
 
-144 volumes of 42x52x40 voxels of 3.5 mm, one every {_TR_S} s, int16 with a slope. `labels.tsv` has the condition and the
-chunk of each volume, `events.tsv` the same as onsets in seconds. `truth.nii.gz` has the planted regions:
+144 volumes of 42x52x40 voxels of 3.5 mm, one every {_TR_S} s, int16 with a slope. `labels.tsv` has the condition and
+the chunk of each volume, `events.tsv` the same as onsets in seconds. `truth.nii.gz` has the planted regions:
 
 | value | region | centre (mm) | radius (mm) | response to face / house / object (%) |
 |---|---|---|---|---|
 {planted}
 
-    gpuroi roi bold.nii.gz --conditions labels.tsv --contrast face-house --mask mask.nii.gz --out roi
+    gpuroi roi bold.nii.gz --conditions labels.tsv --contrast face-house --mask mask.nii.gz \\
+        --min-region-size 800 --out roi
 
 ## A cohort: `participants.tsv`
 
@@ -387,5 +393,8 @@ chunk of each volume, `events.tsv` the same as onsets in seconds. `truth.nii.gz`
 ({_GROUP_EFFECT[0]}); 2, values that fall with age, by {-_AGE_EFFECT[2]} standard deviations a year ({_AGE_EFFECT[0]}).
 `atlas_dseg.nii.gz` has 28 parcels, named in `atlas_dseg.tsv`.
 
-    gpuroi threshold maps/sub-{2:0{max(2, len(str(n_subjects)))}d}_task-demo_stat-effect_statmap.nii.gz --help
+Patients have even numbers, so a two-sample t-test of the groups, and the regions that it shows, are:
+
+    gpuroi ttest maps/sub-*[02468]_*.nii.gz --versus maps/sub-*[13579]_*.nii.gz --mask mask.nii.gz --out group_t.nii.gz
+    gpuroi regions group_t.nii.gz --threshold 4 --mask mask.nii.gz --min-size-mm3 800 --out group
 """

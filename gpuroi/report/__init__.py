@@ -1,0 +1,1 @@
+"""Figures and offline HTML pages of results. Figures need matplotlib: `pip install 'gpuroi[report]'`."""
