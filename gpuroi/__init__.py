@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gpuroi._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from gpuroi.demo import demo
+    from gpuroi.demo_data import demo
     from gpuroi.ops import (
         StatisticResult,
         binary_closing,
@@ -61,7 +61,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "gpuroi.demo": ["demo"],
+        "gpuroi.demo_data": ["demo"],
         "gpuroi.ops": [
             "StatisticResult",
             "binary_closing",
