@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuroi.backends.graph import Graph
+
 __all__ = ["Array", "Backend", "Moments"]
 
 Array = Any  # a NumPy or a CuPy array; the backend that owns it decides
@@ -127,4 +129,43 @@ class Backend:
     """`label_sums(values, labels, n_labels)`: sums of `(n, v)` values over labels 1..n_labels of `(v,)` int32.
 
     Returns sums float64 `(n, n_labels)`, in a fixed order of summation, and counts int64 `(n_labels,)`.
+    """
+
+    permutation_statistics: Callable[[Array, Array, float, bool], Array]
+    """`permutation_statistics(effect, nuisance, df, as_f)`: statistics of rearranged unit vectors, `(k, w)`.
+
+    `effect` `(k, r, w)` and `nuisance` `(k, q, w)` are their coordinates in the effect and in the nuisance space;
+    `rest` is what these leave of 1. t = u sqrt(df / rest), for r = 1; F = (|u|^2 / r) / (rest / df) if `as_f`. May overwrite
+    `effect`.
+    """
+
+    exceedances: Callable[[Array, Array, bool, Array], Array]
+    """`exceedances(statistics, least, two_sided, counts)`: add to `counts`, int64 `(w,)`, how many of the k rows reach
+    `least` `(w,)`, as `|s|` if two-sided; return the largest of each row, `(k,)`. No NaN among them.
+    """
+
+    cluster_maxima: Callable[[Array, float, Graph, bool, bool, bool], tuple[Array, Array]]
+    """`cluster_maxima(maps, threshold, graph, two_sided, strict, excess)`: largest cluster of each map.
+
+    `maps` `(n, v)` float32 or float64; `threshold` > 0, rounded to their type. Neighbours with x > threshold (>= unless
+    `strict`) form clusters; if two-sided those with -x > threshold form others. Returns sizes (sums of weights) and
+    masses (sums of |x|, or of |x| - threshold if `excess`), float64 `(n,)`, each the largest of its own; 0 where nothing
+    passes. NaN never passes; infinite values count as the largest finite |x| of their map (1 if there is none). The same
+    bits for every split and schedule.
+    """
+
+    cluster_labels: Callable[[Array, float, Graph, bool, bool, bool], tuple[Array, Array, Array, Array]]
+    """`cluster_labels(values, threshold, graph, two_sided, strict, excess)`: clusters of one map `(v,)`.
+
+    Returns labels int32 `(v,)`, 0 outside, positive clusters first, each sign by first elements; then sizes and masses
+    float64 and signs int8 (1 or -1), one for each cluster. Synchronises: their number is read.
+    """
+
+    tfce: Callable[[Array, Graph, float, float, float | str | None, bool, bool], tuple[Array | None, Array]]
+    """`tfce(maps, graph, H, E, step, two_sided, keep)`: integral of extent(h)^E h^H dh from 0 to |x| at each element.
+
+    `maps` `(n, v)` float32 or float64; the extent is the sum of weights of the component of {|x| >= h} around the
+    element, each sign apart. `step`: "exact" or None; a number dh (the sum over h = dh, 2 dh, ..., times dh); "max/100"
+    (dh of each map and sign). Returns maps of the same dtype if `keep` (negative where x is; 0 for negative x unless
+    two-sided), else None, and their largest magnitudes, float64 `(n,)`. NaN gives 0; infinite values as above.
     """

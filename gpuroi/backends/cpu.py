@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuroi.backends.base import Backend, Moments
+from gpuroi.backends.cpu_graph import cluster_labels, cluster_maxima, tfce
+from gpuroi.backends.cpu_permutation import exceedances, permutation_statistics
 from gpuroi.backends.memory import host_free_bytes
 from gpuroi.backends.threads import n_threads, run_blocks
 
@@ -432,4 +434,9 @@ CPU = Backend(
     threshold=_threshold,
     percentile=_percentile,
     label_sums=_label_sums,
+    permutation_statistics=permutation_statistics,
+    exceedances=exceedances,
+    cluster_maxima=cluster_maxima,
+    cluster_labels=cluster_labels,
+    tfce=tfce,
 )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuroi.backends import cuda_ops
+from gpuroi.backends import cuda_graph, cuda_ops, cuda_permutation
 from gpuroi.backends.base import Array, Backend
 from gpuroi.backends.cuda_kernels import KERNEL_VARIANTS
+from gpuroi.backends.cuda_memory import free_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ def cuda_backend(index: int) -> Backend:
         asarray=here(_asarray),
         to_numpy=here(_to_numpy),
         activate=lambda: cupy.cuda.Device(index),
-        free_bytes=here(_free_bytes),
+        free_bytes=here(free_bytes),
         release=here(_release),
         out_of_memory=cupy.cuda.memory.OutOfMemoryError,
         moments=here(cuda_ops.moments),
@@ -67,6 +68,11 @@ def cuda_backend(index: int) -> Backend:
         threshold=here(cuda_ops.threshold),
         percentile=here(cuda_ops.percentile),
         label_sums=here(cuda_ops.label_sums),
+        permutation_statistics=here(cuda_permutation.permutation_statistics),
+        exceedances=here(cuda_permutation.exceedances),
+        cluster_maxima=here(cuda_graph.cluster_maxima),
+        cluster_labels=here(cuda_graph.cluster_labels),
+        tfce=here(cuda_graph.tfce),
     )
 
 
@@ -107,15 +113,6 @@ def _to_numpy(array: Array) -> NDArray[Any]:
 def _by_stride(array: Array) -> tuple[int, ...]:
     """Axes in the order of memory, slowest first: if the array fills its memory, this transpose is C-contiguous."""
     return tuple(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
-
-
-def _free_bytes() -> int:
-    import cupy
-
-    free, total = cupy.cuda.runtime.memGetInfo()
-    pool = cupy.get_default_memory_pool()
-    limit = pool.get_limit() or total  # 0: the pool has none
-    return int(max(0, min(free + pool.free_bytes(), limit - pool.used_bytes())))
 
 
 def _release() -> None:

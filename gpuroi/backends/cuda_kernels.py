@@ -19,10 +19,12 @@ _REALS: list[tuple[str, ...]] = [("-DREAL=float",), ("-DREAL=double",)]
 
 KERNEL_VARIANTS: dict[str, list[tuple[str, ...]]] = {
     "dilate": [()],
+    "graph_clusters": _REALS,
     "label": [()],
     "label_sums": _REALS,
     "log_betainc": [()],
     "moments": _REALS,
+    "tfce": _REALS,
     "threshold": _REALS,
 }
 """Every `.cu` file with the compiler options that the backend uses: what has to compile for every architecture."""

@@ -7,11 +7,15 @@ every threading layer, and one that asks for its thread number cannot be cached 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
-__all__ = ["n_threads", "run_blocks"]
+__all__ = ["limited_threads", "n_threads", "run_blocks"]
+
+_limit: ContextVar[int | None] = ContextVar("gpuroi_threads", default=None)
 
 
 def run_blocks(work: Callable[[int, int], None], n: int, *, least: int = 1) -> None:
@@ -34,8 +38,24 @@ def run_blocks(work: Callable[[int, int], None], n: int, *, least: int = 1) -> N
             future.result()
 
 
+@contextmanager
+def limited_threads(n: int | None) -> Iterator[None]:
+    """Use `n` threads within; None changes nothing."""
+    token = _limit.set(_limit.get() if n is None else max(1, n))
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
 def n_threads() -> int:
-    """Threads that the CPU kernels use: GPUROI_NUM_THREADS, else the processors that this process may use."""
+    """Threads that the CPU kernels use.
+
+    Those of `limited_threads`, else GPUROI_NUM_THREADS, else the processors that this process may use.
+    """
+    limit = _limit.get()
+    if limit is not None:
+        return limit
     asked = os.environ.get("GPUROI_NUM_THREADS", "")
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)

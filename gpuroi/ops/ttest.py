@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,11 +11,11 @@ import numpy as np
 from gpuroi.backends import backend_of
 from gpuroi.backends.base import Array, Backend, Moments
 from gpuroi.errors import DataError, UsageError
+from gpuroi.ops.tails import Alternative, log_p_of_f, log_p_of_t
 from gpuroi.ops.volumes import as_float
 
 __all__ = ["StatisticResult", "f_oneway", "ttest_1samp", "ttest_ind", "ttest_rel"]
 
-Alternative = Literal["two-sided", "less", "greater"]
 NanPolicy = Literal["propagate", "omit", "raise"]
 
 
@@ -277,10 +276,7 @@ def f_oneway(
         else:
             f, df2 = _welch_f(backend, counts, means, sums)
         shape_of = samples[0]
-        log_p = backend.log_betainc(
-            _half(df2), (k - 1) / 2, 1 / (1 + f * ((k - 1) / df2)), 1 / (1 + (df2 / (k - 1)) / f)
-        )
-        log_p = xp.where(xp.isnan(f), xp.nan, log_p)
+        log_p = log_p_of_f(backend, f, float(k - 1), df2)
     dtype = np.result_type(*(s.array.dtype for s in samples))
     df = (float(k - 1), shape_of.restore(df2))
     return StatisticResult(
@@ -399,10 +395,7 @@ def _t_result(
 ) -> StatisticResult:
     """Tail probabilities of Student's t, in the log domain."""
     backend, xp = sample.backend, sample.backend.xp
-    ratio = t * t / df
-    log_both = backend.log_betainc(_half(df), 0.5, 1 / (1 + ratio), 1 / (1 + 1 / ratio))  # log P(|T| >= |t|)
-    log_both = xp.where(xp.isnan(t), xp.nan, log_both)
-    log_p = _choose_tail(xp, t, log_both, alternative)
+    log_p = log_p_of_t(backend, t, df, alternative)
     dtype = sample.array.dtype if other is None else np.result_type(sample.array.dtype, other.array.dtype)
     return StatisticResult(
         sample.restore(t.astype(dtype)),
@@ -410,17 +403,6 @@ def _t_result(
         sample.restore(log_p / math.log(10)),
         sample.restore(df),
     )
-
-
-def _choose_tail(xp: Any, t: Array, log_both: Array, alternative: str) -> Array:
-    choose: dict[str, Callable[[], Array]] = {
-        "two-sided": lambda: log_both,
-        "greater": lambda: xp.where(t >= 0, log_both - math.log(2), xp.log1p(-0.5 * xp.exp(log_both))),
-        "less": lambda: xp.where(t <= 0, log_both - math.log(2), xp.log1p(-0.5 * xp.exp(log_both))),
-    }
-    if alternative not in choose:
-        raise UsageError(f'alternative is "{alternative}"', 'use "two-sided", "less" or "greater"')
-    return choose[alternative]()
 
 
 def _welch_f(backend: Backend, counts: list[Any], means: list[Array], sums: list[Moments]) -> tuple[Array, Array]:
@@ -445,7 +427,3 @@ def _no_less_than(backend: Backend, count: Any, least: int) -> Any:
     if backend.owns(count):
         return backend.xp.where(count >= least, count.astype(np.float64), backend.xp.nan)
     return float(count) if count >= least else math.nan
-
-
-def _half(df: Any) -> Any:
-    return df / 2

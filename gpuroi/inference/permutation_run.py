@@ -1,0 +1,295 @@
+"""A permutation test under way: residuals, observed maps, and what has been counted so far."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuroi.backends.base import Array, Backend
+from gpuroi.errors import DataError
+from gpuroi.inference.correct import fdr
+from gpuroi.inference.design import Partition
+from gpuroi.inference.plan import StatisticsPlan
+from gpuroi.inference.projection import Projection, residuals
+from gpuroi.inference.rearrange import Rearrangements
+from gpuroi.inference.result import PermutationResult, PermutationState
+from gpuroi.inference.ztable import FZTable, ZTable
+
+__all__ = ["PermutationRun"]
+
+_BATCH = 64  # rearrangements in one product: below 50 it is slow, above 100 the maps leave the cache
+_BLOCK = 8192  # elements in one product on the CPU
+_TIE = 32  # rounding errors that two statistics may differ by and still count as equal
+_TIE_SUM = {"float32": 1e-5, "float64": 1e-10}  # relative difference at which two sums over a cluster are equal
+
+
+class PermutationRun:
+    """Rearranges, computes and counts, batch by batch."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        data: Array,
+        part: Partition,
+        method: str,
+        arrangements: Rearrangements,
+        plan: StatisticsPlan,
+        *,
+        flips: bool,
+    ) -> None:
+        self.backend, self.part, self.arrangements, self.plan = backend, part, arrangements, plan
+        self.as_f = part.kind == "F"
+        self.df = float(part.df)
+        self.projection = Projection.of(part, method, flips=flips)
+        self.e, self.kept, self.along = residuals(backend, data, part, block=_BLOCK)
+        self.where = None if self.kept.all() else backend.asarray(np.flatnonzero(self.kept))
+        self.block = _BLOCK if backend.name == "cpu" else max(1, self.e.shape[1])
+        plain = Projection.of(part, "freedman-lane", flips=flips)
+        first = arrangements.rows(0, min(_BATCH, arrangements.n))
+        self.observed = backend.xp.concatenate([part[0] for _, part in self._statistics(first, self.e, plain)])
+        self.least = self._least(self.observed)
+        self.key = _digest(backend, self.e, part, plan, method, arrangements)
+        self.shuffled = self.e if method != "ter-braak" else self._full_model_residuals(data)
+        self.table = _table(plan, part)
+        self.counts = backend.xp.zeros(self.e.shape[1], dtype=np.int64)
+        self.null = {name: np.full(arrangements.n, np.nan) for name in self._null_names()}
+        self.done = 0
+
+    def run(
+        self,
+        progress: Callable[[int, int], None] | None,
+        checkpoint: Callable[[PermutationState], None] | None,
+        resume: PermutationState | None,
+    ) -> None:
+        """Go through all rearrangements, from the state that is resumed or from the identity."""
+        if resume is not None:
+            self._resume(resume)
+        n = self.arrangements.n
+        while self.done < n:
+            stop = min(self.done + _BATCH, n)
+            self._batch(self.done, stop)
+            self.done = stop
+            if checkpoint is not None:
+                checkpoint(self.state())
+            if progress is not None:
+                progress(stop, n)
+
+    def state(self) -> PermutationState:
+        """A copy of what has been counted."""
+        counts = self.backend.to_numpy(self.counts).copy()
+        return PermutationState(self.done, counts, {k: v.copy() for k, v in self.null.items()}, self.key)
+
+    # ------------------------------------------------------------------ one batch
+
+    def _batch(self, start: int, stop: int) -> None:
+        backend, xp = self.backend, self.backend.xp
+        rows = self.arrangements.rows(start, stop)
+        largest = xp.full(len(rows), -np.inf, dtype=self.e.dtype)
+        maps = xp.empty((len(rows), self.e.shape[1]), dtype=self.e.dtype) if self.plan.needs_maps else None
+        for part, statistics in self._statistics(rows, self.shuffled, self.projection):
+            if start == 0:
+                # The same bits, but for ter Braak, whose identity is the plain statistic.
+                statistics[0] = self.observed[part]
+            two_sided, counts = self.plan.two_sided, self.counts[part]
+            largest = xp.maximum(largest, backend.exceedances(statistics, self.least[part], two_sided, counts))
+            if maps is not None:
+                maps[:, part] = statistics
+        self.null["max_stat"][start:stop] = backend.to_numpy(largest)  # sync: reads the maxima of a batch
+        if maps is not None:
+            self._neighbourhood_maxima(self._on_domain(maps), start, stop)
+
+    def _neighbourhood_maxima(self, maps: Array, start: int, stop: int) -> None:
+        """Largest cluster size, mass and TFCE of each map."""
+        plan, backend = self.plan, self.backend
+        if plan.cluster_threshold is not None:
+            size, mass = backend.cluster_maxima(
+                maps, plan.cluster_threshold, plan.domain.graph, plan.two_sided, True, False
+            )
+            self.null["max_size"][start:stop] = backend.to_numpy(size)
+            self.null["max_mass"][start:stop] = backend.to_numpy(mass)
+        if plan.tfce:
+            _, best = backend.tfce(maps, plan.tfce_graph, 2.0, 0.5, _step(plan.tfce_step), plan.two_sided, False)
+            self.null["max_tfce"][start:stop] = backend.to_numpy(best)
+
+    def _statistics(self, rows: NDArray[np.int32], e: Array, projection: Projection) -> Iterator[tuple[slice, Array]]:
+        """t or F of rearrangements, (k, part of w), block by block of elements."""
+        k, w = len(rows), e.shape[1]
+        # All batches have the same shape: a product may round differently when its shape does.
+        full = rows if k == _BATCH else np.concatenate([rows, np.repeat(rows[-1:], _BATCH - k, axis=0)])
+        weights = self.backend.asarray(projection.weights(full).astype(e.dtype))
+        for start in range(0, w, self.block):
+            part = slice(start, min(w, start + self.block))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                yield part, projection.statistics(self.backend, weights @ e[:, part], _BATCH)[:k]
+
+    def _on_domain(self, maps: Array) -> Array:
+        """Maps over all elements of the domain, on the scale of the clusters; what was left out is 0."""
+        if self.table is not None:
+            maps = self.table.to_z(maps)
+        if self.where is None:
+            return maps
+        whole = self.backend.xp.zeros((len(maps), self.kept.size), dtype=maps.dtype)
+        whole[:, self.where] = maps
+        return whole
+
+    # ------------------------------------------------------------------ the result
+
+    def result(self, tail: str | None, settings: dict[str, Any]) -> PermutationResult:
+        """Turn counts and null distributions into p-values."""
+        backend, plan = self.backend, self.plan
+        observed = backend.to_numpy(self.observed).astype(np.float64)
+        least = backend.to_numpy(self.least).astype(np.float64)
+        n = self.arrangements.n
+        p = self._whole(backend.to_numpy(self.counts) / n)
+        size = np.abs(observed) if plan.two_sided else observed
+        p_fwe = self._whole(self._fwe(least, size, self.null["max_stat"], tail))
+        labels, table = (None, None) if plan.cluster_threshold is None else self._clusters(tail)
+        enhanced, enhanced_p = (None, None) if not plan.tfce else self._tfce(tail)
+        return PermutationResult(
+            statistic=self._whole(observed).astype(self.observed.dtype),
+            effect=self._effect(),
+            df=self.df,
+            p=p,
+            p_fwe=p_fwe,
+            p_fdr=fdr(p),
+            cluster_labels=labels,
+            cluster_table=table,
+            tfce=enhanced,
+            tfce_p_fwe=enhanced_p,
+            null=self.null,
+            n_permutations=n,
+            exhaustive=self.arrangements.exhaustive,
+            n_left_out=int((~self.kept).sum()),
+            settings={**settings, **plan.describe(), "n_distinct": self.arrangements.n_distinct, "tail": tail},
+        )
+
+    def _fwe(
+        self, least: NDArray[np.float64], observed: NDArray[np.float64], null: NDArray[np.float64], tail: str | None
+    ) -> NDArray[np.float64]:
+        """Share of the null that reaches `least`, or the fitted tail beyond it."""
+        ranked = np.sort(null)
+        share = (len(ranked) - np.searchsorted(ranked, least, side="left")) / len(ranked)
+        if tail is None:
+            return share
+        from gpuroi.inference.tail import gamma_p, gpd_tail
+
+        return np.asarray((gpd_tail if tail == "gpd" else gamma_p)(observed, null).p)
+
+    def _clusters(self, tail: str | None) -> tuple[NDArray[np.int32], Any]:
+        import pandas as pd
+
+        plan, backend = self.plan, self.backend
+        assert plan.cluster_threshold is not None  # the caller has asked
+        graph = plan.domain.graph
+        observed = self._on_domain(self.observed[None])[0]
+        labels, sizes, masses, signs = (
+            backend.to_numpy(a) if backend.owns(a) else np.asarray(a)
+            for a in backend.cluster_labels(observed, plan.cluster_threshold, graph, plan.two_sided, True, False)
+        )
+        values = backend.to_numpy(observed).astype(np.float64)
+        peaks = [int(np.argmax(np.where(labels == i + 1, np.abs(values), -1))) for i in range(len(sizes))]
+        statistic = self._whole(backend.to_numpy(self.observed).astype(np.float64))
+        close = 1 - _TIE_SUM[self.e.dtype.name]
+        return labels, pd.DataFrame(
+            {
+                "label": np.arange(1, len(sizes) + 1),
+                "sign": np.asarray(signs, np.int64),
+                "size": np.asarray(sizes, np.float64),
+                "mass": np.asarray(masses, np.float64),
+                "peak": np.asarray(peaks, np.int64),
+                "peak_stat": statistic[peaks],
+                "p_size_fwe": self._fwe(sizes * close, sizes, self.null["max_size"], tail),
+                "p_mass_fwe": self._fwe(masses * close, masses, self.null["max_mass"], tail),
+            }
+        )
+
+    def _tfce(self, tail: str | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        plan, backend = self.plan, self.backend
+        maps = self._on_domain(self.observed[None])
+        enhanced, _ = backend.tfce(maps, plan.tfce_graph, 2.0, 0.5, _step(plan.tfce_step), plan.two_sided, True)
+        values = backend.to_numpy(enhanced)[0].astype(np.float64)
+        size = np.abs(values)
+        p = self._fwe(size * (1 - _TIE_SUM[self.e.dtype.name]), size, self.null["max_tfce"], tail)
+        p[~self.kept], values[~self.kept] = np.nan, np.nan
+        return values, p
+
+    def _effect(self) -> NDArray[np.float64] | None:
+        """Contrast of the parameter estimates, for t."""
+        if self.as_f:
+            return None
+        return self._whole(self.backend.to_numpy(self.along[0]) * self.part.effect_factor[0, 0])
+
+    def _whole(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Values of the kept elements among all elements, NaN elsewhere."""
+        whole = np.full(self.kept.size, np.nan)
+        whole[self.kept] = values
+        return whole
+
+    # ------------------------------------------------------------------ setting up
+
+    def _null_names(self) -> list[str]:
+        clusters = ["max_size", "max_mass"] if self.plan.cluster_threshold is not None else []
+        return ["max_stat", *clusters, *(["max_tfce"] if self.plan.tfce else [])]
+
+    def _least(self, observed: Array) -> Array:
+        """What a rearranged statistic has to reach to count, a few rounding errors below the observed one.
+
+        The rounding is that of an inner product of unit vectors; how far it moves t or F depends on where they are.
+        """
+        xp = self.backend.xp
+        unit = _TIE * float(np.finfo(observed.dtype).eps)
+        if not self.as_f:
+            size = xp.abs(observed) if self.plan.two_sided else observed
+            slack = unit * math.sqrt(self.df) * (1 + observed * observed / self.df) ** 1.5
+            return (size - slack).astype(observed.dtype)
+        ratio = self.part.r * observed / self.df
+        slack = unit * (self.df / self.part.r) * (1 + ratio) ** 2 * (xp.sqrt(ratio) + unit)
+        return (observed - 2 * slack).astype(observed.dtype)
+
+    def _full_model_residuals(self, data: Array) -> Array:
+        e, kept, _ = residuals(self.backend, data, self.part, block=_BLOCK, full_model=True)
+        if not np.array_equal(kept, self.kept):
+            raise DataError(
+                f"{int((kept != self.kept).sum())} elements are fitted exactly: ter Braak leaves nothing to rearrange",
+                'use method="freedman-lane"',
+            )
+        return e
+
+    def _resume(self, state: PermutationState) -> None:
+        if state.key != self.key:
+            raise DataError(
+                "the state to resume comes from another test: data, design, contrast or settings differ",
+                "start anew, or call with the same arguments as before",
+            )
+        self.done = state.done
+        self.counts = self.backend.asarray(state.counts.copy())
+        self.null = {name: values.copy() for name, values in state.null.items()}
+
+
+def _step(step: float | str) -> float | str | None:
+    """The step as the backends take it: None is the exact integral."""
+    return None if step == "exact" else step
+
+
+def _table(plan: StatisticsPlan, part: Partition) -> ZTable | FZTable | None:
+    """What turns maps into z, where that is the scale of the clusters."""
+    if plan.scale == "t" or not plan.needs_maps:
+        return None
+    return FZTable(part.r, part.df) if part.kind == "F" else ZTable(part.df)
+
+
+def _digest(
+    backend: Backend, e: Array, part: Partition, plan: StatisticsPlan, method: str, arrangements: Rearrangements
+) -> str:
+    """Digest of all that decides the result."""
+    h = hashlib.sha256()
+    for array in (backend.to_numpy(e), part.x_orth, part.z, arrangements.rows(0, min(3, arrangements.n))):
+        h.update(np.ascontiguousarray(array).tobytes())
+        h.update(str((array.shape, array.dtype)).encode())
+    h.update(repr((method, arrangements.n, arrangements.n_distinct, sorted(plan.describe().items()))).encode())
+    return h.hexdigest()

@@ -1,0 +1,194 @@
+"""Permutation inference: one engine for voxels, parcels and vertices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpuroi.backends import backend_of, get_backend
+from gpuroi.backends.base import Array, Backend
+from gpuroi.backends.threads import limited_threads
+from gpuroi.errors import DataError, UsageError
+from gpuroi.inference.design import partition
+from gpuroi.inference.permutation_run import PermutationRun
+from gpuroi.inference.plan import StatisticsPlan
+from gpuroi.inference.rearrange import make_rearrangements
+from gpuroi.inference.result import PermutationResult, PermutationState
+from gpuroi.ops.volumes import as_float
+
+__all__ = ["permutation_test"]
+
+
+def permutation_test(
+    data: Any,
+    design: Any,
+    contrast: Any,
+    *,
+    domain: Any = None,
+    n_permutations: int = 5000,
+    errors: str = "ee",
+    method: str = "freedman-lane",
+    blocks: Any = None,
+    whole_blocks: bool = False,
+    two_sided: bool = True,
+    cluster_threshold: float | None = None,
+    cluster_scale: str = "t",
+    tfce: bool = False,
+    tfce_step: float | str = "exact",
+    tfce_connectivity: int | None = None,
+    permutations: Any = None,
+    tail: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    n_jobs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    checkpoint: Callable[[PermutationState], None] | None = None,
+    resume: PermutationState | None = None,
+) -> PermutationResult:
+    """Test a contrast at every element by rearranging the data.
+
+    Parameters
+    ----------
+    data : array, shape (n_subjects, n_elements)
+        float32 or float64; NumPy or CuPy. Integers become floats.
+    design : array, shape (n_subjects, n_regressors)
+    contrast : array, shape (n_regressors,) for t, (k, n_regressors) for F
+    domain : VoxelGrid, ParcelGraph or SurfaceMesh, optional
+        Which elements are neighbours; needed for clusters and TFCE.
+    n_permutations : int, default 5000
+        Rearrangements; the identity counts as one. If fewer exist, all are run.
+    errors : {"ee", "ise", "both"}
+        Exchangeable errors are permuted, independent and symmetric errors have their signs flipped, or both.
+    method : {"freedman-lane", "draper-stoneman", "ter-braak"}
+        How the nuisance is dealt with.
+    blocks : array, shape (n_subjects,) or (n_subjects, n_levels), optional
+        Exchangeability blocks: observations are exchanged within them. A table is PALM's multi-level notation.
+    whole_blocks : bool, default False
+        Exchange the blocks as wholes instead.
+    two_sided : bool, default True
+        t only: large values of either sign count; positive and negative clusters are apart.
+    cluster_threshold : float, optional
+        Cluster-forming threshold; elements strictly above it form clusters.
+    cluster_scale : {"t", "z"}
+        Scale of the threshold, of cluster mass and of TFCE: the statistic itself, or z with the same tail area.
+    tfce : bool, default False
+        Threshold-free cluster enhancement, H = 2 and E = 0.5.
+    tfce_step : "exact", float or "max/100"
+        The exact integral; or a sum with this step; or PALM's, relative to each map.
+    tfce_connectivity : {6, 18, 26}, optional
+        Of a voxel grid, for TFCE alone; by default the domain's own.
+    permutations : int array, shape (k, n_subjects), optional
+        The rearrangements themselves, as PALM lists them: row b moves the residual of subject i to place
+        ``abs(b[i])``, from 1, and takes its sign. Overrides `errors`, `blocks`, `seed` and `n_permutations`.
+    tail : {None, "gpd", "gamma"}
+        Familywise p below 1 / n_permutations from a generalised Pareto tail or a gamma distribution.
+    seed : int, default 0
+        Rearrangement k depends on (seed, k) alone.
+    device : {"auto", "cpu", "cuda", "cuda:N"}
+        For NumPy data; CuPy data stay where they are.
+    n_jobs : int, optional
+        Threads of the CPU kernels; by default all. Results do not depend on it.
+    progress : callable, optional
+        Called with the numbers done and in all, after every batch.
+    checkpoint : callable, optional
+        Called with a `PermutationState` after every batch.
+    resume : PermutationState, optional
+        Go on from here.
+
+    Returns
+    -------
+    PermutationResult
+
+    Raises
+    ------
+    DataError
+        Shapes that do not fit; a contrast that cannot be estimated; blocks that allow no rearrangement; no element with
+        a statistic; a state of another test.
+    UsageError
+        An argument outside its range; clusters or TFCE without a domain.
+    DeviceError
+        If the device asked for cannot be used.
+
+    Notes
+    -----
+    The identity is rearrangement 0 and goes through the same product as the others. p = (number that reach the observed
+    value) / (number run), the identity counted; values count as equal within a few rounding errors. Signs are flipped
+    only when asked for: a constant column in the design changes nothing. Elements without a statistic (constant, or
+    with a missing value) are NaN in every map and enter no maximum.
+
+    References
+    ----------
+    .. [1] Winkler AM et al. (2014). Permutation inference for the general linear model. NeuroImage 92, 381-397.
+       doi:10.1016/j.neuroimage.2014.01.060
+    .. [2] Freedman D, Lane D (1983). A nonstochastic interpretation of reported significance levels. J Bus Econ Stat
+       1, 292-298. doi:10.1080/07350015.1983.10509354
+    .. [3] Smith SM, Nichols TE (2009). Threshold-free cluster enhancement. NeuroImage 44, 83-98.
+       doi:10.1016/j.neuroimage.2008.03.061
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> data = rng.standard_normal((12, 50))
+    >>> data[:6, 0] += 4
+    >>> group = np.repeat([0.0, 1.0], 6)
+    >>> result = permutation_test(data, np.column_stack([1 - group, group]), [1, -1], n_permutations=500, device="cpu")
+    >>> bool(result.p_fwe[0] < 0.05), result.n_permutations, result.null["max_stat"].shape
+    (True, 500, (500,))
+    """
+    if tail not in (None, "gpd", "gamma"):
+        raise UsageError(f'tail is "{tail}"', 'use None, "gpd" or "gamma"')
+    plan = StatisticsPlan.of(domain, cluster_threshold, cluster_scale, tfce, tfce_step, tfce_connectivity, two_sided)
+    backend, values = _place(data, device)
+    x = np.asarray(design, dtype=np.float64)
+    if x.ndim != 2 or len(x) != len(values):
+        raise DataError(
+            f"design has shape {x.shape} but data has {len(values)} rows: both must have one row per subject",
+            "check that no subject is missing from one of them",
+        )
+    part = partition(x, contrast)
+    if part.kind == "F":
+        plan = plan.for_f()
+    if part.constant and errors == "ee" and permutations is None:
+        raise DataError(
+            "the regressor of interest is constant: permuting the subjects changes nothing",
+            'use errors="ise" (sign flips), if errors are symmetric about 0',
+        )
+    arrangements = make_rearrangements(
+        len(x),
+        n_permutations=n_permutations,
+        errors=errors,
+        blocks=blocks,
+        whole_blocks=whole_blocks,
+        seed=seed,
+        x=np.hstack([part.x, part.z]),
+        explicit=permutations,
+    )
+    if plan.domain is not None and plan.domain.n_elements != values.shape[1]:
+        raise DataError(
+            f"data has {values.shape[1]} elements but the domain has {plan.domain.n_elements}",
+            "take the data from the same mask, parcels or vertices as the domain",
+        )
+    with backend.activate(), limited_threads(n_jobs):
+        flips = errors != "ee" if permutations is None else bool(np.any(np.asarray(permutations) < 0))
+        test = PermutationRun(backend, values, part, method, arrangements, plan, flips=flips)
+        test.run(progress, checkpoint, resume)
+        return test.result(tail, {"errors": errors, "seed": seed, "method": method})
+
+
+def _place(data: Any, device: str) -> tuple[Backend, Array]:
+    """Return the backend and the data on it, (n, v), as float32 or float64."""
+    backend = backend_of(data)
+    if backend.name == "cpu":
+        backend = get_backend(device)
+        if backend.name != "cpu":
+            data = backend.asarray(np.asarray(data))
+    with backend.activate():
+        values = as_float(backend, data, "data")
+    if values.ndim != 2:
+        raise DataError(
+            f"data has shape {tuple(values.shape)}: expected (n_subjects, n_elements)",
+            "take the elements inside the mask: domain.from_volume(volumes)",
+        )
+    return backend, values

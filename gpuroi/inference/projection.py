@@ -1,0 +1,161 @@
+"""From rearrangements to statistics: residuals once, one product for many rearrangements, a few flops an element.
+
+After the nuisance is projected out and every element is scaled to unit length, the statistic of a rearrangement depends
+on a handful of inner products alone. With `e` the residuals of an element, `P` the signed rearrangement, `x` an
+orthonormal basis of the effect space and `z` one of the nuisance space::
+
+    Freedman-Lane, ter Braak   u = x' P e,  w = z' P e,  rest = 1 - |u|^2 - |w|^2
+    Draper-Stoneman            u = (R_z P' x)' e, orthonormalised,  rest = 1 - |u|^2
+    t = u sqrt(df / rest),     F = (|u|^2 / r) / (rest / df)
+
+The nuisance is thus projected out of every rearranged sample anew: `w` is what it takes up there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuroi.backends.base import Array, Backend
+from gpuroi.errors import DataError, UsageError
+from gpuroi.inference.design import Partition
+
+__all__ = ["METHODS", "Projection", "residuals"]
+
+METHODS = ("freedman-lane", "draper-stoneman", "ter-braak")
+_CONSTANT = 1e-12  # residuals of this size, relative to the data, are rounding
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Inner products that the statistic of a rearrangement needs.
+
+    Attributes
+    ----------
+    x : float64 array, shape (n, r)
+        Orthonormal basis of the effect, orthogonal to the nuisance.
+    z : float64 array, shape (n, q)
+        Orthonormal basis of that part of the nuisance that a rearrangement can bring back.
+    df : float
+    method : str
+    as_f : bool
+        F instead of t.
+    """
+
+    x: NDArray[np.float64]
+    z: NDArray[np.float64]
+    df: float
+    method: str
+    as_f: bool
+
+    @classmethod
+    def of(cls, part: Partition, method: str, *, flips: bool) -> Projection:
+        """Set up a method for a partitioned design; `flips` says that signs may change."""
+        if method not in METHODS:
+            raise UsageError(f'method is "{method}"', f"use one of {', '.join(METHODS)}")
+        z = part.z
+        if method != "draper-stoneman" and not flips:
+            z = _without_constant(z)
+        return cls(part.x_orth, z, float(part.df), method, part.kind == "F")
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the product for one rearrangement."""
+        r, q = self.x.shape[1], self.z.shape[1]
+        return r if self.method == "draper-stoneman" else r + q
+
+    def weights(self, rows: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Weights of the observations, (k * r + k * q, n): all effect rows first, then all nuisance rows.
+
+        Row `i` of the residuals moves to row `abs(rows[i]) - 1` and takes the sign: x' P e = sum_i sign_i x[to_i] e_i.
+        """
+        to, sign = np.abs(rows) - 1, np.sign(rows)
+        n = rows.shape[1]
+        effect = (self.x[to] * sign[..., None]).transpose(0, 2, 1)  # (k, r, n)
+        if self.method == "draper-stoneman":
+            return self._orthonormal_effect(effect).reshape(-1, n)
+        nuisance = (self.z[to] * sign[..., None]).transpose(0, 2, 1)  # (k, q, n)
+        return np.concatenate([effect.reshape(-1, n), nuisance.reshape(-1, n)])
+
+    def statistics(self, backend: Backend, product: Array, k: int) -> Array:
+        """t or F, (k, w), from the product of the weights with the residuals."""
+        r, w = self.x.shape[1], product.shape[1]
+        effect = product[: k * r].reshape((k, r, w))
+        nuisance = product[k * r :].reshape((k, self.n_rows - r, w))
+        return backend.permutation_statistics(effect, nuisance, self.df, self.as_f)
+
+    def _orthonormal_effect(self, effect: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The rearranged effect regressors, nuisance projected out, orthonormal: (k, r, n)."""
+        clean = effect - (effect @ self.z) @ self.z.T
+        if clean.shape[1] == 1:
+            length = np.linalg.norm(clean, axis=2, keepdims=True)
+            return np.divide(clean, length, out=np.zeros_like(clean), where=length > 1e-9)
+        basis, size, _ = np.linalg.svd(clean.transpose(0, 2, 1), full_matrices=False)  # (k, n, r), (k, r)
+        return (basis * (size > 1e-9)[:, None, :]).transpose(0, 2, 1)
+
+
+def residuals(
+    backend: Backend, data: Array, part: Partition, *, block: int, full_model: bool = False
+) -> tuple[Array, NDArray[np.bool_], Array]:
+    """Project the nuisance out of every element and scale what is left to unit length.
+
+    Parameters
+    ----------
+    backend : Backend
+    data : array, shape (n, v)
+        float32 or float64.
+    part : Partition
+    block : int
+        Elements at a time: sums are taken in float64.
+    full_model : bool, default False
+        Project out the effect too (ter Braak).
+
+    Returns
+    -------
+    e : array, shape (n, w)
+        Of the dtype of the data: elements that have a statistic, in their order.
+    kept : bool array, shape (v,)
+        On the host. Constant elements, and those with a missing or infinite value, are left out.
+    along : float64 array, shape (r, w)
+        Coordinates of the residuals in the effect space, before they were scaled.
+    """
+    xp = backend.xp
+    basis = backend.asarray(np.hstack([part.z, part.x_orth]) if full_model else part.z)
+    n, v = data.shape
+    e = xp.empty((n, v), dtype=data.dtype)
+    effect = backend.asarray(part.x_orth)
+    along, keep = xp.empty((effect.shape[1], v), dtype=np.float64), xp.empty(v, dtype=np.bool_)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        for start in range(0, v, block):
+            part_of = slice(start, min(v, start + block))
+            values = data[:, part_of].astype(np.float64)
+            largest = xp.abs(values).max(axis=0)
+            rest = values - basis @ (basis.T @ values)
+            rest = rest - basis @ (basis.T @ rest)  # twice: what the first left of a large mean
+            length = xp.sqrt((rest * rest).sum(axis=0))
+            good = xp.isfinite(length) & (length > _CONSTANT * largest * np.sqrt(n))
+            e[:, part_of] = (rest / xp.where(good, length, 1.0)).astype(data.dtype)
+            along[:, part_of], keep[part_of] = effect.T @ rest, good
+    kept = backend.to_numpy(keep)  # sync: reads which elements have a statistic
+    if not kept.any():
+        raise DataError(
+            f"none of the {v} elements has a statistic: all are constant or hold missing values",
+            "check the data and the mask",
+        )
+    if kept.all():
+        return e, kept, along
+    where = backend.asarray(np.flatnonzero(kept))
+    return xp.ascontiguousarray(e[:, where]), kept, along[:, where]
+
+
+def _without_constant(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The basis without the constant, where it lies in its span: residuals sum to 0 however they are permuted."""
+    n = len(z)
+    ones = np.full(n, 1 / np.sqrt(n))
+    if z.shape[1] == 0 or abs(np.linalg.norm(z.T @ ones) - 1) > 1e-10:
+        return z
+    left = z - ones[:, None] * (ones @ z)
+    basis, size, _ = np.linalg.svd(left, full_matrices=False)
+    return np.asarray(basis[:, size > 1e-8])

@@ -1,0 +1,93 @@
+"""What a permutation test returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+__all__ = ["PermutationResult", "PermutationState"]
+
+
+@dataclass(frozen=True)
+class PermutationResult:
+    """Statistics of one contrast with their permutation p-values.
+
+    Attributes
+    ----------
+    statistic : float array, shape (v,)
+        t, F or v; NaN for elements that were left out.
+    effect : float64 array, shape (v,), or None
+        The contrast of the parameter estimates, for a t contrast.
+    df : float, or float64 array, shape (v,)
+        Degrees of freedom of the statistic (of the denominator, for F).
+    p : float64 array, shape (v,)
+        Uncorrected: the share of rearrangements whose statistic reaches the observed one, element by element.
+    p_fwe : float64 array, shape (v,)
+        Familywise: the share whose largest statistic reaches it.
+    p_fdr : float64 array, shape (v,)
+        Benjamini and Hochberg's adjustment of `p`.
+    cluster_labels : int32 array, shape (v,), or None
+        0 outside; positive clusters first.
+    cluster_table : DataFrame or None
+        One row a cluster: `label`, `sign`, `size` (sum of weights), `mass`, `peak` (element), `peak_stat`,
+        `p_size_fwe`, `p_mass_fwe`.
+    tfce, tfce_p_fwe : float64 array, shape (v,), or None
+        Signed enhancement of the statistic, and its familywise p.
+    null : dict of str to float64 array, shape (n_permutations,)
+        `max_stat` and, where computed, `max_size`, `max_mass`, `max_tfce`; the identity first.
+    n_permutations : int
+        Rearrangements that were run, the identity counted.
+    exhaustive : bool
+        All that exist were run.
+    n_left_out : int
+        Elements without a statistic: constant, or with a missing value.
+    settings : dict
+        What was asked for, with the defaults filled in, and what the domain says of itself.
+    """
+
+    statistic: NDArray[Any]
+    effect: NDArray[Any] | None
+    df: float | NDArray[Any]
+    p: NDArray[Any]
+    p_fwe: NDArray[Any]
+    p_fdr: NDArray[Any]
+    cluster_labels: NDArray[Any] | None
+    cluster_table: pd.DataFrame | None
+    tfce: NDArray[Any] | None
+    tfce_p_fwe: NDArray[Any] | None
+    null: dict[str, NDArray[Any]]
+    n_permutations: int
+    exhaustive: bool
+    n_left_out: int
+    settings: dict[str, Any] = field(repr=False)
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value that this many rearrangements can give."""
+        return 1 / self.n_permutations
+
+
+@dataclass
+class PermutationState:
+    """How far a permutation test has come; what it takes to go on from there.
+
+    Attributes
+    ----------
+    done : int
+        Rearrangements that are counted in.
+    counts : int64 array, shape (v,)
+        Of these, how many reach the observed statistic.
+    null : dict of str to float64 array, shape (n_permutations,)
+        Filled up to `done`.
+    key : str
+        Digest of data, design and settings: a state goes on only with what it began with.
+    """
+
+    done: int
+    counts: NDArray[Any]
+    null: dict[str, NDArray[Any]]
+    key: str
