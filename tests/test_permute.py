@@ -334,3 +334,51 @@ def test_a_constant_regressor_of_interest_cannot_be_permuted():
 def test_nothing_to_test_is_refused():
     with pytest.raises(DataError, match="none of the 3 elements"):
         permutation_test(np.ones((9, 3)), example()[0], [0, 1, 0, 0])
+
+
+def test_v_of_every_rearrangement_equals_welch(backend):
+    """Two groups: v of the rearranged data is Welch's t of the rearranged samples, compared as z."""
+    rng = np.random.default_rng(9)
+    group = np.repeat([True, False], [6, 9])
+    y = rng.standard_normal((15, 25)) * np.where(group, 3.0, 1.0)[:, None]
+    x = np.column_stack([group, ~group]).astype(float)
+    rows = rearrangements(15, 30, "ee")
+    result = permutation_test(backend.asarray(y), x, [1, -1], permutations=rows, variance_groups=group)
+    want, z = [], []
+    for row in rows:
+        sample = moved(row, y - y.mean(0)) + y.mean(0)
+        welch = stats.ttest_ind(sample[group], sample[~group], equal_var=False)
+        want.append(welch.statistic)
+        z.append(np.sign(welch.statistic) * stats.norm.isf(stats.t.sf(np.abs(welch.statistic), welch.df)))
+    np.testing.assert_allclose(result.statistic, want[0], rtol=1e-9)
+    np.testing.assert_allclose(result.null["max_stat"], np.abs(z).max(1), rtol=1e-7)
+    np.testing.assert_allclose(result.p, (np.abs(z) >= np.abs(z[0]) * (1 - 1e-9)).mean(0))
+
+
+def test_elements_that_do_not_vary_in_a_group_are_left_out():
+    y = np.random.default_rng(10).standard_normal((12, 6))
+    group = np.repeat([0, 1], 6)
+    y[:6, 2] = 4.0
+    x = np.column_stack([group == 0, group == 1]).astype(float)
+    result = permutation_test(y, x, [1, -1], variance_groups=group, n_permutations=30, device="cpu")
+    np.testing.assert_array_equal(np.isnan(result.p), np.arange(6) == 2)
+    assert result.n_left_out == 1
+
+
+def test_cluster_mass_may_be_what_exceeds_the_threshold():
+    x, y = example(v=24)
+    grid = VoxelGrid(np.ones((2, 3, 4), bool))
+    options = {"domain": grid, "cluster_threshold": 1.0, "n_permutations": 30, "device": "cpu"}
+    whole = permutation_test(y, x, [0, 1, 0, 0], **options)
+    excess = permutation_test(y, x, [0, 1, 0, 0], cluster_mass="excess", **options)
+    table = whole.cluster_table
+    np.testing.assert_allclose(excess.cluster_table["mass"], table["mass"] - table["size"], rtol=1e-9)
+
+
+def test_few_rearrangements_are_said(caplog):
+    y = np.random.default_rng(11).standard_normal((4, 3))
+    with caplog.at_level("INFO", logger="gpuroi"):
+        permutation_test(y, np.ones((4, 1)), [1], errors="ise", device="cpu")
+    assert "16 rearrangements exist" in caplog.text
+    assert "smallest p" in caplog.text
+    assert any(record.levelname == "WARNING" for record in caplog.records)

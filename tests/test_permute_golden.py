@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import stats
 
 from gpuroi.domains import VoxelGrid
 from gpuroi.inference import permutation_test
@@ -113,3 +114,32 @@ def test_exhaustive_exchange_of_whole_blocks_is_found_without_palms_list():
     )  # fmt: skip
     assert (result.exhaustive, result.n_permutations) == (True, 70)
     np.testing.assert_allclose(result.p_fwe, case.map("palm_vox_tstat_fwep"), atol=1e-6)
+
+
+def test_v_equals_palm_and_its_degrees_of_freedom_equal_scipy():
+    """PALM's v is right, its degrees of freedom are a third of Welch's: nothing that follows from them is matched."""
+    case = Case("twogroup_vstat_n30")
+    groups = case.table("vg").ravel()
+    result = permutation_test(
+        case.data, case.design, case.contrasts[0], variance_groups=groups, permutations=case.rows()[:40],
+        two_sided=False, device="cpu",
+    )  # fmt: skip
+    np.testing.assert_allclose(result.statistic, case.map("palm_vox_vstat"), rtol=TIGHT, atol=1e-7)
+    first = groups == 2
+    welch = stats.ttest_ind(case.data[first], case.data[~first], equal_var=False)
+    np.testing.assert_allclose(np.abs(result.statistic), np.abs(welch.statistic), rtol=1e-7)
+    np.testing.assert_allclose(result.df, welch.df, rtol=1e-7)
+    np.testing.assert_allclose(result.null["max_stat"][0], t_to_z(result.statistic, result.df).max(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("tail", "prefix"), [("gpd", "palmtail"), ("gamma", "palmgamma")])
+def test_tails_equal_palms(tail, prefix):
+    case = Case("onesample_flip_n30")
+    result = permutation_test(
+        case.data, case.design, case.contrasts[0], permutations=case.rows(), two_sided=False, domain=case.grid(6),
+        tfce=True, tfce_step="max/100", cluster_scale="z", tail=tail, device="cpu",
+    )  # fmt: skip
+    want = case.map(f"{prefix}_tfce_tstat_fwep")
+    small = want < 0.1
+    np.testing.assert_allclose(result.tfce_p_fwe[small], want[small], rtol=2e-3)
+    assert result.tail_fit["max_tfce"] is not None

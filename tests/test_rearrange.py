@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpuroi.errors import DataError, UsageError
+from gpuroi.inference.design import partition
 from gpuroi.inference.rearrange import make_rearrangements
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
@@ -120,7 +121,7 @@ def _drawn(n, errors, table, count, seed):
 
 
 def test_random_draws_are_uniform():
-    # 4 observations, sign flips and permutations: 384 outcomes, two for each of 383 * 60 draws.
+    # 4 observations, sign flips and permutations: 384 outcomes, 382 * 60 draws beside the identity.
     counts = {}
     for seed in range(60):
         for row in make_rearrangements(4, errors="both", n_permutations=383, seed=seed).rows(1):
@@ -284,7 +285,10 @@ def test_exhaustive_lists_are_palms(case, count, arguments):
     x = golden(case, "design.csv")
     if "blocks" in arguments:
         arguments = arguments | {"blocks": golden(case, "blocks.csv")}
+    part = partition(x, golden(case, "contrast.csv")[0])
+    split = make_rearrangements(len(x), x=np.hstack([part.x, part.z]), **arguments)
     made = make_rearrangements(len(x), x=x, **arguments)
+    np.testing.assert_array_equal(split.rows(), made.rows())
     assert (made.exhaustive, made.n, made.n_distinct) == (True, count, count)
     palm = golden(case, "palm_permidx.csv").astype(int)
     assert set(rearranged(made.rows(), x)) == set(rearranged(palm, x))

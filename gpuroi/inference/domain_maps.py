@@ -31,15 +31,17 @@ def maps_on(maps: Any, domain: Any, device: str | None, name: str) -> tuple[Back
             f'{name} lies on {home.device}, but device is "{device}"',
             "leave device out: work is done where the data lies",
         )
-    values = as_float(home, maps, name)
+    with home.activate():
+        values = as_float(home, maps, name)
     if values.ndim == 0 or values.shape[-1] != n_elements:
         raise DataError(
             f"{name} has shape {tuple(values.shape)}, but the domain has {n_elements} elements on the last axis",
             "take the values inside the mask first, as in volume[mask] or domain.from_volume(volume)",
         )
-    if backend.device != home.device:
-        values = backend.asarray(values)
-    n_infinite = int(backend.xp.sum(backend.xp.isinf(values)))  # sync: reads one number
+    with backend.activate():
+        if backend.device != home.device:
+            values = backend.asarray(values)
+        n_infinite = int(backend.xp.sum(backend.xp.isinf(values)))  # sync: reads one number
     if n_infinite:
         warnings.warn(
             f"{name} holds {n_infinite} infinite values: they count as the largest finite one of their map",

@@ -44,7 +44,8 @@ class GlmResult:
     p, log10p : float64 array, shape (v,)
         p-value and its log10, exact where `p` is 0. For F and G of the upper tail.
     n_constant : int
-        Elements without residual variance (constant, or fitted exactly to rounding): no statistic there, but NaN.
+        Elements without residual variance (constant, or fitted exactly to rounding; for v and G in any group): no
+        statistic there, but NaN.
     n_not_estimable : int
         Elements whose missing observations or own regressors leave the model without an answer: NaN.
 

@@ -280,13 +280,16 @@ def _heteroscedastic(model: Model, c: Matrix, effect: Array, e: Array, constant:
     assert model.groups is not None
     u = model.basis.u
     shares, inner, weights = [], [], []  # of each group
+    bad = constant
+    total = xp.sum(e * e, axis=0)
     for g in np.unique(model.groups):
         here = model.groups == g
         shares.append(float(np.sum(1 - np.sum(u[here] ** 2, axis=1))))  # its degrees of freedom
         inner.append(u[here].T @ u[here])  # (rank, rank)
         rows = e[backend.asarray(np.flatnonzero(here))]
-        weights.append(shares[-1] / xp.sum(rows * rows, axis=0))
-    bad = constant | ~xp.isfinite(sum(weights))
+        ss = xp.sum(rows * rows, axis=0)
+        bad = bad | ~(ss > _NOTHING_LEFT * len(e) * total)
+        weights.append(shares[-1] / ss)
     weights = [xp.where(bad, 1.0, w) for w in weights]
     # (w, rank, rank), in units of the largest weight: no element is too small for the solver
     largest = weights[0]

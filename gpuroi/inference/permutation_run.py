@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from gpuroi.backends.base import Array, Backend
 from gpuroi.errors import DataError
 from gpuroi.inference.correct import fdr
 from gpuroi.inference.design import Partition
+from gpuroi.inference.heteroscedastic import GroupVariances
 from gpuroi.inference.plan import StatisticsPlan
-from gpuroi.inference.projection import Projection, residuals
+from gpuroi.inference.projection import Projection, Rearranged, residuals
 from gpuroi.inference.rearrange import Rearrangements
 from gpuroi.inference.result import PermutationResult, PermutationState
 from gpuroi.inference.ztable import FZTable, ZTable
@@ -29,7 +30,10 @@ _TIE_SUM = {"float32": 1e-5, "float64": 1e-10}  # relative difference at which t
 
 
 class PermutationRun:
-    """Rearranges, computes and counts, batch by batch."""
+    """Rearranges, computes and counts, batch by batch.
+
+    `observed` is the statistic as it is compared: t or F; z where groups have variances of their own.
+    """
 
     def __init__(
         self,
@@ -41,23 +45,32 @@ class PermutationRun:
         plan: StatisticsPlan,
         *,
         flips: bool,
+        variance_groups: Any = None,
     ) -> None:
         self.backend, self.part, self.arrangements, self.plan = backend, part, arrangements, plan
-        self.as_f = part.kind == "F"
-        self.df = float(part.df)
-        self.projection = Projection.of(part, method, flips=flips)
         self.e, self.kept, self.along = residuals(backend, data, part, block=_BLOCK)
+        self.df: Any = float(part.df)
+        self.statistic: Array | None = None  # v or G, where `observed` is its z
+        if variance_groups is None:
+            block = _BLOCK if backend.name == "cpu" else max(1, self.e.shape[1])
+            plain = Rearranged(backend, self.e, Projection.of(part, "freedman-lane", flips=flips), _BATCH, block)
+            self.source: Rearranged | GroupVariances = plain
+            if method != "freedman-lane":
+                e = self.e if method != "ter-braak" else self._full_model_residuals(data)
+                self.source = Rearranged(backend, e, Projection.of(part, method, flips=flips), _BATCH, block)
+            self.observed = self._first_row(plain)
+        else:
+            self._leave_out_without_variance(variance_groups, method)
+            self.source = GroupVariances.of(backend, self.e, part, variance_groups, method)
+            self.statistic, self.df = self.source.observed()
+            self.observed = self._first_row(self.source)
         self.where = None if self.kept.all() else backend.asarray(np.flatnonzero(self.kept))
-        self.block = _BLOCK if backend.name == "cpu" else max(1, self.e.shape[1])
-        plain = Projection.of(part, "freedman-lane", flips=flips)
-        first = arrangements.rows(0, min(_BATCH, arrangements.n))
-        self.observed = backend.xp.concatenate([part[0] for _, part in self._statistics(first, self.e, plain)])
         self.least = self._least(self.observed)
         self.key = _digest(backend, self.e, part, plan, method, arrangements)
-        self.shuffled = self.e if method != "ter-braak" else self._full_model_residuals(data)
-        self.table = _table(plan, part)
+        self.table = None if variance_groups is not None else _table(plan, part)
         self.counts = backend.xp.zeros(self.e.shape[1], dtype=np.int64)
         self.null = {name: np.full(arrangements.n, np.nan) for name in self._null_names()}
+        self.tail_fit: dict[str, Any] = {}
         self.done = 0
 
     def run(
@@ -91,7 +104,7 @@ class PermutationRun:
         rows = self.arrangements.rows(start, stop)
         largest = xp.full(len(rows), -np.inf, dtype=self.e.dtype)
         maps = xp.empty((len(rows), self.e.shape[1]), dtype=self.e.dtype) if self.plan.needs_maps else None
-        for part, statistics in self._statistics(rows, self.shuffled, self.projection):
+        for part, statistics in self.source.blocks(rows):
             if start == 0:
                 # The same bits, but for ter Braak, whose identity is the plain statistic.
                 statistics[0] = self.observed[part]
@@ -103,29 +116,25 @@ class PermutationRun:
         if maps is not None:
             self._neighbourhood_maxima(self._on_domain(maps), start, stop)
 
+    def _first_row(self, source: Rearranged | GroupVariances) -> Array:
+        """The observed statistic, by the product that the others go through."""
+        rows = self.arrangements.rows(0, min(_BATCH, self.arrangements.n))
+        if isinstance(source, GroupVariances):
+            rows = rows[:1]
+        return self.backend.xp.concatenate([statistics[0] for _, statistics in source.blocks(rows)])
+
     def _neighbourhood_maxima(self, maps: Array, start: int, stop: int) -> None:
         """Largest cluster size, mass and TFCE of each map."""
         plan, backend = self.plan, self.backend
         if plan.cluster_threshold is not None:
             size, mass = backend.cluster_maxima(
-                maps, plan.cluster_threshold, plan.domain.graph, plan.two_sided, True, False
+                maps, plan.cluster_threshold, plan.domain.graph, plan.two_sided, True, plan.excess
             )
             self.null["max_size"][start:stop] = backend.to_numpy(size)
             self.null["max_mass"][start:stop] = backend.to_numpy(mass)
         if plan.tfce:
-            _, best = backend.tfce(maps, plan.tfce_graph, 2.0, 0.5, _step(plan.tfce_step), plan.two_sided, False)
+            _, best = backend.tfce(maps, plan.graph_for_tfce, 2.0, 0.5, _step(plan.tfce_step), plan.two_sided, False)
             self.null["max_tfce"][start:stop] = backend.to_numpy(best)
-
-    def _statistics(self, rows: NDArray[np.int32], e: Array, projection: Projection) -> Iterator[tuple[slice, Array]]:
-        """t or F of rearrangements, (k, part of w), block by block of elements."""
-        k, w = len(rows), e.shape[1]
-        # All batches have the same shape: a product may round differently when its shape does.
-        full = rows if k == _BATCH else np.concatenate([rows, np.repeat(rows[-1:], _BATCH - k, axis=0)])
-        weights = self.backend.asarray(projection.weights(full).astype(e.dtype))
-        for start in range(0, w, self.block):
-            part = slice(start, min(w, start + self.block))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                yield part, projection.statistics(self.backend, weights @ e[:, part], _BATCH)[:k]
 
     def _on_domain(self, maps: Array) -> Array:
         """Maps over all elements of the domain, on the scale of the clusters; what was left out is 0."""
@@ -147,13 +156,14 @@ class PermutationRun:
         n = self.arrangements.n
         p = self._whole(backend.to_numpy(self.counts) / n)
         size = np.abs(observed) if plan.two_sided else observed
-        p_fwe = self._whole(self._fwe(least, size, self.null["max_stat"], tail))
+        p_fwe = self._whole(self._fwe(least, size, "max_stat", tail))
+        shown = observed if self.statistic is None else backend.to_numpy(self.statistic)
         labels, table = (None, None) if plan.cluster_threshold is None else self._clusters(tail)
         enhanced, enhanced_p = (None, None) if not plan.tfce else self._tfce(tail)
         return PermutationResult(
-            statistic=self._whole(observed).astype(self.observed.dtype),
+            statistic=self._whole(shown).astype(self.observed.dtype),
             effect=self._effect(),
-            df=self.df,
+            df=self.df if self.statistic is None else self._whole(backend.to_numpy(self.df)),
             p=p,
             p_fwe=p_fwe,
             p_fdr=fdr(p),
@@ -164,21 +174,24 @@ class PermutationRun:
             null=self.null,
             n_permutations=n,
             exhaustive=self.arrangements.exhaustive,
+            tail_fit=self.tail_fit,
             n_left_out=int((~self.kept).sum()),
             settings={**settings, **plan.describe(), "n_distinct": self.arrangements.n_distinct, "tail": tail},
         )
 
     def _fwe(
-        self, least: NDArray[np.float64], observed: NDArray[np.float64], null: NDArray[np.float64], tail: str | None
+        self, least: NDArray[np.float64], observed: NDArray[np.float64], name: str, tail: str | None
     ) -> NDArray[np.float64]:
-        """Share of the null that reaches `least`, or the fitted tail beyond it."""
-        ranked = np.sort(null)
-        share = (len(ranked) - np.searchsorted(ranked, least, side="left")) / len(ranked)
+        """Share of the null maxima that reach `least`, or their fitted tail beyond `observed`."""
+        null = self.null[name]
         if tail is None:
-            return share
+            ranked = np.sort(null)
+            return (len(ranked) - np.searchsorted(ranked, least, side="left")) / len(ranked)
         from gpuroi.inference.tail import gamma_p, gpd_tail
 
-        return np.asarray((gpd_tail if tail == "gpd" else gamma_p)(observed, null).p)
+        fitted = (gpd_tail if tail == "gpd" else gamma_p)(observed, null)
+        self.tail_fit[name] = fitted.fit
+        return np.asarray(fitted.p)
 
     def _clusters(self, tail: str | None) -> tuple[NDArray[np.int32], Any]:
         import pandas as pd
@@ -189,7 +202,7 @@ class PermutationRun:
         observed = self._on_domain(self.observed[None])[0]
         labels, sizes, masses, signs = (
             backend.to_numpy(a) if backend.owns(a) else np.asarray(a)
-            for a in backend.cluster_labels(observed, plan.cluster_threshold, graph, plan.two_sided, True, False)
+            for a in backend.cluster_labels(observed, plan.cluster_threshold, graph, plan.two_sided, True, plan.excess)
         )
         values = backend.to_numpy(observed).astype(np.float64)
         peaks = [int(np.argmax(np.where(labels == i + 1, np.abs(values), -1))) for i in range(len(sizes))]
@@ -203,24 +216,24 @@ class PermutationRun:
                 "mass": np.asarray(masses, np.float64),
                 "peak": np.asarray(peaks, np.int64),
                 "peak_stat": statistic[peaks],
-                "p_size_fwe": self._fwe(sizes * close, sizes, self.null["max_size"], tail),
-                "p_mass_fwe": self._fwe(masses * close, masses, self.null["max_mass"], tail),
+                "p_size_fwe": self._fwe(sizes * close, sizes, "max_size", tail),
+                "p_mass_fwe": self._fwe(masses * close, masses, "max_mass", tail),
             }
         )
 
     def _tfce(self, tail: str | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         plan, backend = self.plan, self.backend
         maps = self._on_domain(self.observed[None])
-        enhanced, _ = backend.tfce(maps, plan.tfce_graph, 2.0, 0.5, _step(plan.tfce_step), plan.two_sided, True)
+        enhanced, _ = backend.tfce(maps, plan.graph_for_tfce, 2.0, 0.5, _step(plan.tfce_step), plan.two_sided, True)
         values = backend.to_numpy(enhanced)[0].astype(np.float64)
         size = np.abs(values)
-        p = self._fwe(size * (1 - _TIE_SUM[self.e.dtype.name]), size, self.null["max_tfce"], tail)
+        p = self._fwe(size * (1 - _TIE_SUM[self.e.dtype.name]), size, "max_tfce", tail)
         p[~self.kept], values[~self.kept] = np.nan, np.nan
         return values, p
 
     def _effect(self) -> NDArray[np.float64] | None:
         """Contrast of the parameter estimates, for t."""
-        if self.as_f:
+        if self.part.kind == "F":
             return None
         return self._whole(self.backend.to_numpy(self.along[0]) * self.part.effect_factor[0, 0])
 
@@ -243,13 +256,20 @@ class PermutationRun:
         """
         xp = self.backend.xp
         unit = _TIE * float(np.finfo(observed.dtype).eps)
-        if not self.as_f:
+        if self.statistic is not None:  # z: rounding errors of the conversion
             size = xp.abs(observed) if self.plan.two_sided else observed
-            slack = unit * math.sqrt(self.df) * (1 + observed * observed / self.df) ** 1.5
-            return (size - slack).astype(observed.dtype)
-        ratio = self.part.r * observed / self.df
-        slack = unit * (self.df / self.part.r) * (1 + ratio) ** 2 * (xp.sqrt(ratio) + unit)
-        return (observed - 2 * slack).astype(observed.dtype)
+            return (size - unit * (1 + size)).astype(observed.dtype)
+        # Through the correlation u, t = u sqrt(df / (1 - u^2)): the first-order slack passes t itself where the fit is
+        # nearly exact, and is inf where it is exact.
+        per_r = self.part.df if self.part.kind == "t" else self.part.df / self.part.r
+        value = observed.astype(np.float64)
+        with np.errstate(divide="ignore", over="ignore"):
+            if self.part.kind == "t":
+                u = xp.sign(value) / xp.sqrt(1 + per_r / (value * value))
+                u = (xp.abs(u) if self.plan.two_sided else u) - unit
+                return (u * xp.sqrt(per_r / ((1 - u) * (1 + u)))).astype(observed.dtype)
+            u = xp.maximum(1 / xp.sqrt(1 + per_r / value) - 2 * unit, 0)
+        return (per_r * u * u / ((1 - u) * (1 + u))).astype(observed.dtype)
 
     def _full_model_residuals(self, data: Array) -> Array:
         e, kept, _ = residuals(self.backend, data, self.part, block=_BLOCK, full_model=True)
@@ -259,6 +279,17 @@ class PermutationRun:
                 'use method="freedman-lane"',
             )
         return e
+
+    def _leave_out_without_variance(self, variance_groups: Any, method: str) -> None:
+        """Elements that are constant in one of the groups have no v."""
+        statistic, _ = GroupVariances.of(self.backend, self.e, self.part, variance_groups, method).observed()
+        good = self.backend.to_numpy(~self.backend.xp.isnan(statistic))
+        if not good.any():
+            raise DataError("no element varies in every variance group", "join groups, or leave out variance_groups")
+        if not good.all():
+            where = self.backend.asarray(np.flatnonzero(good))
+            self.e, self.along = self.e[:, where], self.along[:, where]
+            self.kept[np.flatnonzero(self.kept)[~good]] = False
 
     def _resume(self, state: PermutationState) -> None:
         if state.key != self.key:
@@ -289,7 +320,7 @@ def _digest(
     """Digest of all that decides the result."""
     h = hashlib.sha256()
     for array in (backend.to_numpy(e), part.x_orth, part.z, arrangements.rows(0, min(3, arrangements.n))):
-        h.update(np.ascontiguousarray(array).tobytes())
+        h.update(np.ascontiguousarray(array).data)
         h.update(str((array.shape, array.dtype)).encode())
     h.update(repr((method, arrangements.n, arrangements.n_distinct, sorted(plan.describe().items()))).encode())
     return h.hexdigest()

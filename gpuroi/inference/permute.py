@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,14 +12,17 @@ from gpuroi.backends import backend_of, get_backend
 from gpuroi.backends.base import Array, Backend
 from gpuroi.backends.threads import limited_threads
 from gpuroi.errors import DataError, UsageError
+from gpuroi.inference.correct import coarse_p_warning
 from gpuroi.inference.design import partition
 from gpuroi.inference.permutation_run import PermutationRun
 from gpuroi.inference.plan import StatisticsPlan
-from gpuroi.inference.rearrange import make_rearrangements
+from gpuroi.inference.rearrange import Rearrangements, make_rearrangements
 from gpuroi.inference.result import PermutationResult, PermutationState
 from gpuroi.ops.volumes import as_float
 
 __all__ = ["permutation_test"]
+
+_log = logging.getLogger("gpuroi")
 
 
 def permutation_test(
@@ -28,17 +32,19 @@ def permutation_test(
     *,
     domain: Any = None,
     n_permutations: int = 5000,
-    errors: str = "ee",
+    errors: Literal["ee", "ise", "both"] = "ee",
     method: str = "freedman-lane",
     blocks: Any = None,
     whole_blocks: bool = False,
     two_sided: bool = True,
     cluster_threshold: float | None = None,
     cluster_scale: str = "t",
+    cluster_mass: str = "sum",
     tfce: bool = False,
     tfce_step: float | str = "exact",
     tfce_connectivity: int | None = None,
     permutations: Any = None,
+    variance_groups: Any = None,
     tail: str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -73,6 +79,8 @@ def permutation_test(
         Cluster-forming threshold; elements strictly above it form clusters.
     cluster_scale : {"t", "z"}
         Scale of the threshold, of cluster mass and of TFCE: the statistic itself, or z with the same tail area.
+    cluster_mass : {"sum", "excess"}
+        Sum over a cluster of ``abs(statistic)`` (FSL, PALM), or of what exceeds the threshold (nilearn).
     tfce : bool, default False
         Threshold-free cluster enhancement, H = 2 and E = 0.5.
     tfce_step : "exact", float or "max/100"
@@ -82,6 +90,9 @@ def permutation_test(
     permutations : int array, shape (k, n_subjects), optional
         The rearrangements themselves, as PALM lists them: row b moves the residual of subject i to place
         ``abs(b[i])``, from 1, and takes its sign. Overrides `errors`, `blocks`, `seed` and `n_permutations`.
+    variance_groups : array, shape (n_subjects,), optional
+        Groups of subjects with variances of their own: Aspin and Welch's v, or G for F. Maxima, clusters and TFCE are
+        then on the z scale. Every rearrangement is fitted anew: tens of times slower.
     tail : {None, "gpd", "gamma"}
         Familywise p below 1 / n_permutations from a generalised Pareto tail or a gamma distribution.
     seed : int, default 0
@@ -139,7 +150,9 @@ def permutation_test(
     """
     if tail not in (None, "gpd", "gamma"):
         raise UsageError(f'tail is "{tail}"', 'use None, "gpd" or "gamma"')
-    plan = StatisticsPlan.of(domain, cluster_threshold, cluster_scale, tfce, tfce_step, tfce_connectivity, two_sided)
+    plan = StatisticsPlan.of(
+        domain, cluster_threshold, cluster_scale, tfce, tfce_step, tfce_connectivity, two_sided, cluster_mass
+    )
     backend, values = _place(data, device)
     x = np.asarray(design, dtype=np.float64)
     if x.ndim != 2 or len(x) != len(values):
@@ -170,11 +183,25 @@ def permutation_test(
             f"data has {values.shape[1]} elements but the domain has {plan.domain.n_elements}",
             "take the data from the same mask, parcels or vertices as the domain",
         )
+    _say(arrangements, n_permutations, permutations is not None)
     with backend.activate(), limited_threads(n_jobs):
         flips = errors != "ee" if permutations is None else bool(np.any(np.asarray(permutations) < 0))
-        test = PermutationRun(backend, values, part, method, arrangements, plan, flips=flips)
+        test = PermutationRun(
+            backend, values, part, method, arrangements, plan, flips=flips, variance_groups=variance_groups
+        )
         test.run(progress, checkpoint, resume)
         return test.result(tail, {"errors": errors, "seed": seed, "method": method})
+
+
+def _say(arrangements: Rearrangements, n_asked: int, explicit: bool) -> None:
+    """Say what the number of rearrangements means for the p-values."""
+    n = arrangements.n
+    if arrangements.exhaustive and not explicit and n < n_asked:
+        _log.info("%d rearrangements exist, fewer than the %d asked for: all are run", n, n_asked)
+    _log.info("the smallest p that %d rearrangements can give is %.3g", n, 1 / n)
+    warning = coarse_p_warning(n, exhaustive=arrangements.exhaustive)
+    if warning:
+        _log.warning(warning)
 
 
 def _place(data: Any, device: str) -> tuple[Backend, Array]:

@@ -29,6 +29,8 @@ class StatisticsPlan:
     two_sided : bool
     is_t : bool
         False for F, which has one side.
+    excess : bool
+        Cluster mass is the sum of what exceeds the threshold, not of the whole statistic.
     """
 
     domain: Any
@@ -39,6 +41,7 @@ class StatisticsPlan:
     tfce_graph: Graph | None
     two_sided: bool
     is_t: bool = True
+    excess: bool = False
 
     @classmethod
     def of(
@@ -50,6 +53,7 @@ class StatisticsPlan:
         tfce_step: float | str,
         tfce_connectivity: int | None,
         two_sided: bool,
+        cluster_mass: str,
     ) -> StatisticsPlan:
         """Check the arguments of `permutation_test` that say what is wanted."""
         if scale not in ("t", "z"):
@@ -74,7 +78,9 @@ class StatisticsPlan:
                     "tfce_connectivity is for voxel grids", "leave it out: the domain knows its neighbours"
                 )
             graph = (domain if tfce_connectivity is None else domain.with_connectivity(tfce_connectivity)).graph
-        return cls(domain, cluster_threshold, scale, tfce, tfce_step, graph, two_sided)
+        if cluster_mass not in ("sum", "excess"):
+            raise UsageError(f'cluster_mass is "{cluster_mass}"', 'use "sum" or "excess"')
+        return cls(domain, cluster_threshold, scale, tfce, tfce_step, graph, two_sided, excess=cluster_mass == "excess")
 
     def for_f(self) -> StatisticsPlan:
         """The same for an F contrast."""
@@ -86,10 +92,17 @@ class StatisticsPlan:
             "two_sided": self.two_sided,
             "cluster_threshold": self.cluster_threshold,
             "cluster_scale": self.scale,
+            "cluster_mass": "excess" if self.excess else "sum",
             "tfce": self.tfce,
             "tfce_step": self.tfce_step if self.tfce else None,
             "domain": None if self.domain is None else self.domain.describe(),
         }
+
+    @property
+    def graph_for_tfce(self) -> Graph:
+        """The neighbourhood of TFCE, which is there if TFCE was asked for."""
+        assert self.tfce_graph is not None
+        return self.tfce_graph
 
     @property
     def needs_maps(self) -> bool:

@@ -13,6 +13,7 @@ The nuisance is thus projected out of every rearranged sample anew: `w` is what 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from gpuroi.backends.base import Array, Backend
 from gpuroi.errors import DataError, UsageError
 from gpuroi.inference.design import Partition
 
-__all__ = ["METHODS", "Projection", "residuals"]
+__all__ = ["METHODS", "Projection", "Rearranged", "residuals"]
 
 METHODS = ("freedman-lane", "draper-stoneman", "ter-braak")
 _CONSTANT = 1e-12  # residuals of this size, relative to the data, are rounding
@@ -63,7 +64,7 @@ class Projection:
     @property
     def n_rows(self) -> int:
         """Rows of the product for one rearrangement."""
-        r, q = self.x.shape[1], self.z.shape[1]
+        r, q = int(self.x.shape[1]), int(self.z.shape[1])
         return r if self.method == "draper-stoneman" else r + q
 
     def weights(self, rows: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -75,7 +76,7 @@ class Projection:
         n = rows.shape[1]
         effect = (self.x[to] * sign[..., None]).transpose(0, 2, 1)  # (k, r, n)
         if self.method == "draper-stoneman":
-            return self._orthonormal_effect(effect).reshape(-1, n)
+            return np.asarray(self._orthonormal_effect(effect).reshape(-1, n))
         nuisance = (self.z[to] * sign[..., None]).transpose(0, 2, 1)  # (k, q, n)
         return np.concatenate([effect.reshape(-1, n), nuisance.reshape(-1, n)])
 
@@ -91,9 +92,43 @@ class Projection:
         clean = effect - (effect @ self.z) @ self.z.T
         if clean.shape[1] == 1:
             length = np.linalg.norm(clean, axis=2, keepdims=True)
-            return np.divide(clean, length, out=np.zeros_like(clean), where=length > 1e-9)
+            return np.asarray(np.divide(clean, length, out=np.zeros_like(clean), where=length > 1e-9))
         basis, size, _ = np.linalg.svd(clean.transpose(0, 2, 1), full_matrices=False)  # (k, n, r), (k, r)
-        return (basis * (size > 1e-9)[:, None, :]).transpose(0, 2, 1)
+        return np.asarray((basis * (size > 1e-9)[:, None, :]).transpose(0, 2, 1))
+
+
+@dataclass(frozen=True)
+class Rearranged:
+    """Statistics of rearranged residuals, one product for a batch of rearrangements and a block of elements.
+
+    Attributes
+    ----------
+    backend : Backend
+    e : array, shape (n, w)
+        Residuals, unit length.
+    projection : Projection
+    batch : int
+        Rows of every product, whatever the number of rearrangements: a product may round differently when its shape
+        does.
+    block : int
+        Elements of a product.
+    """
+
+    backend: Backend
+    e: Array
+    projection: Projection
+    batch: int
+    block: int
+
+    def blocks(self, rows: NDArray[np.int32]) -> Iterator[tuple[slice, Array]]:
+        """t or F, (k, part of w), block by block of elements; k at most `batch`."""
+        k, w = len(rows), self.e.shape[1]
+        full = np.concatenate([rows, np.repeat(rows[-1:], self.batch - k, axis=0)])
+        weights = self.backend.asarray(self.projection.weights(full).astype(self.e.dtype))
+        for start in range(0, w, self.block):
+            part = slice(start, min(w, start + self.block))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                yield part, self.projection.statistics(self.backend, weights @ self.e[:, part], self.batch)[:k]
 
 
 def residuals(

@@ -23,7 +23,7 @@ class PermutationResult:
     effect : float64 array, shape (v,), or None
         The contrast of the parameter estimates, for a t contrast.
     df : float, or float64 array, shape (v,)
-        Degrees of freedom of the statistic (of the denominator, for F).
+        Degrees of freedom of the statistic (of the denominator, for F); an array with variance groups.
     p : float64 array, shape (v,)
         Uncorrected: the share of rearrangements whose statistic reaches the observed one, element by element.
     p_fwe : float64 array, shape (v,)
@@ -38,13 +38,16 @@ class PermutationResult:
     tfce, tfce_p_fwe : float64 array, shape (v,), or None
         Signed enhancement of the statistic, and its familywise p.
     null : dict of str to float64 array, shape (n_permutations,)
-        `max_stat` and, where computed, `max_size`, `max_mass`, `max_tfce`; the identity first.
+        `max_stat` (with variance groups on the z scale) and, where computed, `max_size`, `max_mass`, `max_tfce`; the
+        identity first.
     n_permutations : int
         Rearrangements that were run, the identity counted.
     exhaustive : bool
         All that exist were run.
     n_left_out : int
         Elements without a statistic: constant, or with a missing value.
+    tail_fit : dict of str to object
+        With `tail`: the fit to each null distribution, and how good it is.
     settings : dict
         What was asked for, with the defaults filled in, and what the domain says of itself.
     """
@@ -63,6 +66,7 @@ class PermutationResult:
     n_permutations: int
     exhaustive: bool
     n_left_out: int
+    tail_fit: dict[str, Any] = field(repr=False)
     settings: dict[str, Any] = field(repr=False)
 
     @property

@@ -64,8 +64,8 @@ def tfce(
     are in float64. The CPU and CUDA agree to the rounding of the result.
 
     Peak memory beyond the maps and the result: on the CPU 84 bytes an element for each thread with 6 neighbours, 164
-    with 26 (float64: 92 and 172); on CUDA 44 bytes an element for each of the maps in one launch, which take at most half
-    of the free memory.
+    with 26 (float64: 92 and 172); on CUDA 44 bytes an element for each of the maps in one launch, which take at most
+    half of the free memory.
 
     FSL up to 6.0.7.19 leaves dh out of the sum. nilearn 0.14 takes "max/100" for each map and leaves dh out, so that an
     observed and a permuted map are not on one scale. MRtrix3 sums over steps of 0.1 without dh: ten times this sum. The
@@ -87,8 +87,7 @@ def tfce(
     for name, value in (("H", H), ("E", E)):
         if not (math.isfinite(value) and value > 0):
             raise UsageError(f"{name} is {value}: expected a number above 0", "FSL and PALM use H=2 and E=0.5")
-    named = isinstance(step, str)
-    if (named and step not in ("exact", "max/100")) or not (named or (math.isfinite(step) and step > 0)):
+    if not _known_step(step):
         raise UsageError(f"step is {step!r}", 'use "exact", "max/100" or a number above 0 on the scale of the map')
     backend, values = maps_on(map, domain, device, "map")
     rows = 1
@@ -101,3 +100,9 @@ def tfce(
         assert enhanced is not None  # asked for
         shaped = enhanced.reshape(values.shape)
         return shaped if backend.owns(map) else backend.to_numpy(shaped)
+
+
+def _known_step(step: float | str) -> bool:
+    if isinstance(step, str):
+        return step in ("exact", "max/100")
+    return math.isfinite(step) and step > 0
