@@ -382,3 +382,27 @@ def test_few_rearrangements_are_said(caplog):
     assert "16 rearrangements exist" in caplog.text
     assert "smallest p" in caplog.text
     assert any(record.levelname == "WARNING" for record in caplog.records)
+
+
+def test_early_stopping_equals_counting_by_hand(backend):
+    x, y = example(n=12, v=60)
+    y[:, :5] += 3 * x[:, 1:2]
+    rows = rearrangements(12, 400, "ee")
+    result = permutation_test(backend.asarray(y), x, [0, 1, 0, 0], permutations=rows, early_stop=10)
+    t = np.abs([brute_force(x, y, [0, 1, 0, 0], row, "freedman-lane") for row in rows])
+    hits = np.cumsum(t >= t[0] * (1 - 1e-9), axis=0)
+    done = (hits >= 10).any(0)
+    last = np.where(done, np.argmax(hits >= 10, axis=0) + 1, 400)
+    np.testing.assert_allclose(result.p, np.where(done, 10, hits[-1]) / last)
+    np.testing.assert_array_equal(result.null["n_run"], last)
+    assert done.any()
+    assert not done.all()
+    assert np.isnan(result.p_fwe).all()
+
+
+def test_early_stopping_goes_with_no_maxima():
+    x, y = example(v=40)
+    grid = VoxelGrid(np.ones((2, 4, 5), bool))
+    for change in ({"tfce": True, "domain": grid}, {"tail": "gpd"}, {"early_stop": 1}):
+        with pytest.raises(UsageError, match="early_stop"):
+            permutation_test(y, x, [0, 1, 0, 0], **{"early_stop": 10, "n_permutations": 50, "device": "cpu"} | change)

@@ -144,6 +144,14 @@ class Backend:
     `least` `(w,)`, as `|s|` if two-sided; return the largest of each row, `(k,)`. No NaN among them.
     """
 
+    sign_flip_sums: Callable[[Array, NDArray[np.float64], NDArray[np.int64], int], Array]
+    """`sign_flip_sums(e, weights, codes, log2_k)`: signed sums of rows for the 2^log2_k flips of a group.
+
+    out[g, j] = sum_i (-1)^popcount(g & codes[i]) weights[j, i] e[i], `(2^log2_k, m, w)` of the type of `e`, `(n, w)`
+    float32 or float64; `weights` `(m, n)` and `codes` `(n,)` >= 0 on the host, bits from `log2_k` on ignored. By a fast
+    Walsh-Hadamard transform: about `n / 64 + 6` additions a sum. The same bits for every split of the elements.
+    """
+
     cluster_maxima: Callable[[Array, float, Graph, bool, bool, bool], tuple[Array, Array]]
     """`cluster_maxima(maps, threshold, graph, two_sided, strict, excess)`: largest cluster of each map.
 

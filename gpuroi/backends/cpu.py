@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gpuroi.backends.base import Backend, Moments
 from gpuroi.backends.cpu_graph import cluster_labels, cluster_maxima, tfce
 from gpuroi.backends.cpu_permutation import exceedances, permutation_statistics
+from gpuroi.backends.cpu_sign_flips import sign_flip_sums
 from gpuroi.backends.memory import host_free_bytes
 from gpuroi.backends.threads import n_threads, run_blocks
 
@@ -436,6 +437,7 @@ CPU = Backend(
     label_sums=_label_sums,
     permutation_statistics=permutation_statistics,
     exceedances=exceedances,
+    sign_flip_sums=sign_flip_sums,
     cluster_maxima=cluster_maxima,
     cluster_labels=cluster_labels,
     tfce=tfce,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuroi.backends import cuda_graph, cuda_ops, cuda_permutation
+from gpuroi.backends import cuda_graph, cuda_ops, cuda_permutation, cuda_sign_flips
 from gpuroi.backends.base import Array, Backend
 from gpuroi.backends.cuda_kernels import KERNEL_VARIANTS
 from gpuroi.backends.cuda_memory import free_bytes
@@ -70,6 +70,7 @@ def cuda_backend(index: int) -> Backend:
         label_sums=here(cuda_ops.label_sums),
         permutation_statistics=here(cuda_permutation.permutation_statistics),
         exceedances=here(cuda_permutation.exceedances),
+        sign_flip_sums=here(cuda_sign_flips.sign_flip_sums),
         cluster_maxima=here(cuda_graph.cluster_maxima),
         cluster_labels=here(cuda_graph.cluster_labels),
         tfce=here(cuda_graph.tfce),

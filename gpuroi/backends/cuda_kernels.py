@@ -24,6 +24,7 @@ KERNEL_VARIANTS: dict[str, list[tuple[str, ...]]] = {
     "label_sums": _REALS,
     "log_betainc": [()],
     "moments": _REALS,
+    "sign_flips": _REALS,
     "tfce": _REALS,
     "threshold": _REALS,
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +18,14 @@ from gpuroi.inference.plan import StatisticsPlan
 from gpuroi.inference.projection import Projection, Rearranged, residuals
 from gpuroi.inference.rearrange import Rearrangements
 from gpuroi.inference.result import PermutationResult, PermutationState
+from gpuroi.inference.sign_flip_group import GroupFlips, SignFlipGroup
 from gpuroi.inference.ztable import FZTable, ZTable
 
 __all__ = ["PermutationRun"]
 
 _BATCH = 64  # rearrangements in one product: below 50 it is slow, above 100 the maps leave the cache
 _BLOCK = 8192  # elements in one product on the CPU
+_GROUP_BATCH = 256  # flips of a group in one transform on the CPU, where no maps are kept: the data are read less often
 _TIE = 32  # rounding errors that two statistics may differ by and still count as equal
 _TIE_SUM = {"float32": 1e-5, "float64": 1e-10}  # relative difference at which two sums over a cluster are equal
 
@@ -41,7 +42,7 @@ class PermutationRun:
         data: Array,
         part: Partition,
         method: str,
-        arrangements: Rearrangements,
+        arrangements: Rearrangements | SignFlipGroup,
         plan: StatisticsPlan,
         *,
         flips: bool,
@@ -50,6 +51,7 @@ class PermutationRun:
         self.backend, self.part, self.arrangements, self.plan = backend, part, arrangements, plan
         self.e, self.kept, self.along = residuals(backend, data, part, block=_BLOCK)
         self.df: Any = float(part.df)
+        self.batch = _BATCH
         self.statistic: Array | None = None  # v or G, where `observed` is its z
         if variance_groups is None:
             block = _BLOCK if backend.name == "cpu" else max(1, self.e.shape[1])
@@ -59,6 +61,11 @@ class PermutationRun:
                 e = self.e if method != "ter-braak" else self._full_model_residuals(data)
                 self.source = Rearranged(backend, e, Projection.of(part, method, flips=flips), _BATCH, block)
             self.observed = self._first_row(plain)
+            if isinstance(arrangements, SignFlipGroup) and method != "draper-stoneman":
+                if backend.name == "cpu" and not plan.needs_maps:
+                    self.batch, block = _GROUP_BATCH, block * _BATCH // _GROUP_BATCH
+                source = self.source
+                self.source = GroupFlips(backend, source.e, source.projection, self.batch, block, arrangements)
         else:
             self._leave_out_without_variance(variance_groups, method)
             self.source = GroupVariances.of(backend, self.e, part, variance_groups, method)
@@ -84,7 +91,7 @@ class PermutationRun:
             self._resume(resume)
         n = self.arrangements.n
         while self.done < n:
-            stop = min(self.done + _BATCH, n)
+            stop = min(self.done + self.batch, n)
             self._batch(self.done, stop)
             self.done = stop
             if checkpoint is not None:
@@ -121,7 +128,8 @@ class PermutationRun:
         rows = self.arrangements.rows(0, min(_BATCH, self.arrangements.n))
         if isinstance(source, GroupVariances):
             rows = rows[:1]
-        return self.backend.xp.concatenate([statistics[0] for _, statistics in source.blocks(rows)])
+        first = [statistics[0].copy() for _, statistics in source.blocks(rows)]  # a view would keep the whole batch
+        return self.backend.xp.concatenate(first)
 
     def _neighbourhood_maxima(self, maps: Array, start: int, stop: int) -> None:
         """Largest cluster size, mass and TFCE of each map."""
@@ -177,6 +185,30 @@ class PermutationRun:
             tail_fit=self.tail_fit,
             n_left_out=int((~self.kept).sum()),
             settings={**settings, **plan.describe(), "n_distinct": self.arrangements.n_distinct, "tail": tail},
+        )
+
+    def sequential_result(
+        self, p: NDArray[np.float64], n_run: NDArray[np.int64], settings: dict[str, Any]
+    ) -> PermutationResult:
+        """The result of a test that stopped elements early: no familywise p-values."""
+        whole = self._whole(p)
+        return PermutationResult(
+            statistic=self._whole(self.backend.to_numpy(self.observed)).astype(self.observed.dtype),
+            effect=self._effect(),
+            df=self.df,
+            p=whole,
+            p_fwe=np.full(whole.shape, np.nan),
+            p_fdr=fdr(whole),
+            cluster_labels=None,
+            cluster_table=None,
+            tfce=None,
+            tfce_p_fwe=None,
+            null={"n_run": n_run.astype(np.float64)},
+            n_permutations=self.arrangements.n,
+            exhaustive=self.arrangements.exhaustive,
+            tail_fit={},
+            n_left_out=int((~self.kept).sum()),
+            settings={**settings, **self.plan.describe(), "n_distinct": self.arrangements.n_distinct},
         )
 
     def _fwe(
@@ -266,7 +298,7 @@ class PermutationRun:
         with np.errstate(divide="ignore", over="ignore"):
             if self.part.kind == "t":
                 u = xp.sign(value) / xp.sqrt(1 + per_r / (value * value))
-                u = (xp.abs(u) if self.plan.two_sided else u) - unit
+                u = xp.maximum((xp.abs(u) if self.plan.two_sided else u) - unit, -1)
                 return (u * xp.sqrt(per_r / ((1 - u) * (1 + u)))).astype(observed.dtype)
             u = xp.maximum(1 / xp.sqrt(1 + per_r / value) - 2 * unit, 0)
         return (per_r * u * u / ((1 - u) * (1 + u))).astype(observed.dtype)
@@ -315,7 +347,12 @@ def _table(plan: StatisticsPlan, part: Partition) -> ZTable | FZTable | None:
 
 
 def _digest(
-    backend: Backend, e: Array, part: Partition, plan: StatisticsPlan, method: str, arrangements: Rearrangements
+    backend: Backend,
+    e: Array,
+    part: Partition,
+    plan: StatisticsPlan,
+    method: str,
+    arrangements: Rearrangements | SignFlipGroup,
 ) -> str:
     """Digest of all that decides the result."""
     h = hashlib.sha256()

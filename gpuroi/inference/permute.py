@@ -14,10 +14,13 @@ from gpuroi.backends.threads import limited_threads
 from gpuroi.errors import DataError, UsageError
 from gpuroi.inference.correct import coarse_p_warning
 from gpuroi.inference.design import partition
+from gpuroi.inference.early_stop import run_until_settled
+from gpuroi.inference.memory import permutation_peak_bytes
 from gpuroi.inference.permutation_run import PermutationRun
 from gpuroi.inference.plan import StatisticsPlan
 from gpuroi.inference.rearrange import Rearrangements, make_rearrangements
 from gpuroi.inference.result import PermutationResult, PermutationState
+from gpuroi.inference.sign_flip_group import SignFlipGroup, sign_flip_group
 from gpuroi.ops.volumes import as_float
 
 __all__ = ["permutation_test"]
@@ -33,6 +36,7 @@ def permutation_test(
     domain: Any = None,
     n_permutations: int = 5000,
     errors: Literal["ee", "ise", "both"] = "ee",
+    flips: Literal["random", "group"] = "random",
     method: str = "freedman-lane",
     blocks: Any = None,
     whole_blocks: bool = False,
@@ -46,6 +50,7 @@ def permutation_test(
     permutations: Any = None,
     variance_groups: Any = None,
     tail: str | None = None,
+    early_stop: int | None = None,
     seed: int = 0,
     device: str = "auto",
     n_jobs: int | None = None,
@@ -67,6 +72,9 @@ def permutation_test(
         Rearrangements; the identity counts as one. If fewer exist, all are run.
     errors : {"ee", "ise", "both"}
         Exchangeable errors are permuted, independent and symmetric errors have their signs flipped, or both.
+    flips : {"random", "group"}
+        With ``errors="ise"``: independent flips, or a random group of them, as many as the largest power of two up to
+        `n_permutations` (see `sign_flip_group`). A group is as exact and faster, the more subjects the more so.
     method : {"freedman-lane", "draper-stoneman", "ter-braak"}
         How the nuisance is dealt with.
     blocks : array, shape (n_subjects,) or (n_subjects, n_levels), optional
@@ -95,6 +103,9 @@ def permutation_test(
         then on the z scale. Every rearrangement is fitted anew: tens of times slower.
     tail : {None, "gpd", "gamma"}
         Familywise p below 1 / n_permutations from a generalised Pareto tail or a gamma distribution.
+    early_stop : int, optional
+        Stop an element when this many rearrangements have reached its statistic (10 or 20, say): many times faster for
+        uncorrected p-values of many elements. There are then no familywise p-values, clusters or TFCE.
     seed : int, default 0
         Rearrangement k depends on (seed, k) alone.
     device : {"auto", "cpu", "cuda", "cuda:N"}
@@ -168,39 +179,73 @@ def permutation_test(
             "the regressor of interest is constant: permuting the subjects changes nothing",
             'use errors="ise" (sign flips), if errors are symmetric about 0',
         )
-    arrangements = make_rearrangements(
-        len(x),
-        n_permutations=n_permutations,
-        errors=errors,
-        blocks=blocks,
-        whole_blocks=whole_blocks,
-        seed=seed,
-        x=np.hstack([part.x, part.z]),
-        explicit=permutations,
-    )
+    rows = np.hstack([part.x, part.z])
+    arrangements: Rearrangements | SignFlipGroup
+    if _flips_of_a_group(flips, errors, permutations):
+        arrangements = sign_flip_group(
+            len(x), n_permutations=n_permutations, blocks=blocks, whole_blocks=whole_blocks, seed=seed, x=rows
+        )
+    else:
+        arrangements = make_rearrangements(
+            len(x),
+            n_permutations=n_permutations,
+            errors=errors,
+            blocks=blocks,
+            whole_blocks=whole_blocks,
+            seed=seed,
+            x=rows,
+            explicit=permutations,
+        )
     if plan.domain is not None and plan.domain.n_elements != values.shape[1]:
         raise DataError(
             f"data has {values.shape[1]} elements but the domain has {plan.domain.n_elements}",
             "take the data from the same mask, parcels or vertices as the domain",
         )
     _say(arrangements, n_permutations, permutations is not None)
-    with backend.activate(), limited_threads(n_jobs):
-        flips = errors != "ee" if permutations is None else bool(np.any(np.asarray(permutations) < 0))
-        test = PermutationRun(
-            backend, values, part, method, arrangements, plan, flips=flips, variance_groups=variance_groups
+    if backend.name == "cpu" and variance_groups is None:
+        needs = permutation_peak_bytes(
+            len(x),
+            values.shape[1],
+            values.dtype,
+            n_products=part.r + part.z.shape[1],
+            needs_maps=plan.needs_maps,
+            as_z=plan.scale == "z",
         )
+        _log.info("peak memory about %.0f MB beside the data", needs / 1e6)
+    with backend.activate(), limited_threads(n_jobs):
+        signs = errors != "ee" if permutations is None else bool(np.any(np.asarray(permutations) < 0))
+        test = PermutationRun(
+            backend, values, part, method, arrangements, plan, flips=signs, variance_groups=variance_groups
+        )
+        if early_stop is not None:
+            if checkpoint is not None or resume is not None or tail is not None:
+                raise UsageError("early_stop goes with no checkpoint, resume or tail", "leave these out")
+            p, n_run = run_until_settled(test, early_stop, progress)
+            return test.sequential_result(
+                p, n_run, {"errors": errors, "flips": flips, "seed": seed, "early_stop": early_stop}
+            )
         test.run(progress, checkpoint, resume)
-        return test.result(tail, {"errors": errors, "seed": seed, "method": method})
+        return test.result(tail, {"errors": errors, "flips": flips, "seed": seed, "method": method})
 
 
-def _say(arrangements: Rearrangements, n_asked: int, explicit: bool) -> None:
+def _flips_of_a_group(flips: str, errors: str, permutations: Any) -> bool:
+    """Are the sign flips to form a group? Refuses what does not go with that."""
+    if flips not in ("random", "group"):
+        raise UsageError(f'flips is "{flips}"', 'use "random" or "group"')
+    if flips == "group" and (errors != "ise" or permutations is not None):
+        found = f'errors="{errors}"' if permutations is None else "permutations of your own"
+        raise UsageError(f'flips="group" with {found}', 'a group is of sign flips alone: use errors="ise"')
+    return flips == "group"
+
+
+def _say(arrangements: Rearrangements | SignFlipGroup, n_asked: int, explicit: bool) -> None:
     """Say what the number of rearrangements means for the p-values."""
     n = arrangements.n
     if arrangements.exhaustive and not explicit and n < n_asked:
         _log.info("%d rearrangements exist, fewer than the %d asked for: all are run", n, n_asked)
     _log.info("the smallest p that %d rearrangements can give is %.3g", n, 1 / n)
     warning = coarse_p_warning(n, exhaustive=arrangements.exhaustive)
-    if warning:
+    if warning and n > 1:  # the identity alone: only the statistic is wanted
         _log.warning(warning)
 
 

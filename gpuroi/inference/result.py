@@ -27,7 +27,7 @@ class PermutationResult:
     p : float64 array, shape (v,)
         Uncorrected: the share of rearrangements whose statistic reaches the observed one, element by element.
     p_fwe : float64 array, shape (v,)
-        Familywise: the share whose largest statistic reaches it.
+        Familywise: the share whose largest statistic reaches it. NaN after `early_stop`.
     p_fdr : float64 array, shape (v,)
         Benjamini and Hochberg's adjustment of `p`.
     cluster_labels : int32 array, shape (v,), or None
@@ -39,7 +39,7 @@ class PermutationResult:
         Signed enhancement of the statistic, and its familywise p.
     null : dict of str to float64 array, shape (n_permutations,)
         `max_stat` (with variance groups on the z scale) and, where computed, `max_size`, `max_mass`, `max_tfce`; the
-        identity first.
+        identity first. After `early_stop` it holds `n_run` instead: rearrangements that each tested element was in.
     n_permutations : int
         Rearrangements that were run, the identity counted.
     exhaustive : bool

@@ -1,0 +1,83 @@
+"""Uncorrected p-values by sequential sampling: elements that have shown enough exceedances are done.
+
+An element stops with the rearrangement that brings its `h`-th exceedance, the l-th that was run, the identity counted;
+its p is then h / l (Besag and Clifford 1991, doi:10.1093/biomet/78.2.301). What has not stopped has count / n. Hopeless
+elements leave after a few dozen rearrangements, and the products shrink with them. There are no maxima: an element that
+has left could have held them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from gpuroi.backends.base import Array
+from gpuroi.errors import UsageError
+from gpuroi.inference.permutation_run import PermutationRun
+from gpuroi.inference.projection import Rearranged
+
+__all__ = ["run_until_settled"]
+
+_BATCH = 64
+
+
+def run_until_settled(
+    test: PermutationRun, exceedances: int, progress: Callable[[int, int], None] | None
+) -> tuple[Array, Array]:
+    """Return p and the rearrangements run, (w,) on the host, for the elements of a test that has not begun.
+
+    Parameters
+    ----------
+    test : PermutationRun
+        Without clusters and TFCE, by the fast statistics.
+    exceedances : int
+        h: an element stops when this many rearrangements, the identity counted, reach its statistic.
+    progress : callable, optional
+        Called with the numbers done and in all.
+    """
+    if exceedances < 2:
+        raise UsageError(f"early_stop is {exceedances}", "give 2 or more exceedances; 10 to 20 are usual")
+    if test.plan.needs_maps or not isinstance(test.source, Rearranged):
+        raise UsageError(
+            "early_stop gives uncorrected p-values only: no clusters, no TFCE, no variance groups",
+            "leave out early_stop, or ask for these in a test of their own",
+        )
+    xp, n = test.backend.xp, test.arrangements.n
+    active = xp.arange(test.e.shape[1])
+    source, least = test.source, test.least
+    counts = xp.zeros(len(active), dtype=np.int64)
+    p, run = np.ones(len(active)), np.full(len(active), n, np.int64)
+    for start in range(0, n, _BATCH):
+        stop = min(start + _BATCH, n)
+        rows = test.arrangements.rows(start, stop)
+        reached = xp.concatenate(
+            [_reaches(test, statistics, least[part], start) for part, statistics in source.blocks(rows)], axis=1
+        )  # (k, w): a batch of hits, one byte each
+        tally = counts + xp.cumsum(reached, axis=0, dtype=np.int64)  # (k, w)
+        counts = tally[-1]
+        settled = test.backend.to_numpy(counts >= exceedances)  # sync: reads who is done
+        if settled.any():
+            place = test.backend.asarray(np.flatnonzero(settled))
+            at = start + 1 + test.backend.to_numpy(xp.argmax(tally[:, place] >= exceedances, axis=0))
+            who = test.backend.to_numpy(active[place])
+            p[who], run[who] = exceedances / at, at
+            rest = test.backend.asarray(np.flatnonzero(~settled))
+            active, counts, least = active[rest], counts[rest], least[rest]
+            source = dataclasses.replace(source, e=xp.ascontiguousarray(source.e[:, rest]))
+        if progress is not None:
+            progress(stop, n)
+        if len(active) == 0:
+            return p, run
+    p[test.backend.to_numpy(active)] = test.backend.to_numpy(counts) / n
+    return p, run
+
+
+def _reaches(test: PermutationRun, statistics: Array, least: Array, start: int) -> Array:
+    """Which rearrangements reach the observed statistic, bool (k, w); the identity does."""
+    size = test.backend.xp.abs(statistics) if test.plan.two_sided else statistics
+    hits = size >= least
+    if start == 0:
+        hits[0] = True
+    return hits
