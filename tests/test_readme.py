@@ -68,8 +68,11 @@ def test_commands_print_what_the_readme_shows(folder: Path) -> None:
 
 
 def test_python_runs() -> None:
-    (block,) = blocks("python")
-    exec(compile(block, "README.md", "exec"), {})
+    namespace: dict[str, object] = {}
+    for block in blocks("python"):  # one after the other, as a reader would
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert "labels" in namespace
+    assert "result" in namespace
 
 
 def test_links_and_make_targets_exist() -> None:

@@ -92,7 +92,7 @@ def _limits(dtype: Any, threshold: float, strict: bool, excess: bool) -> tuple[A
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """A C-contiguous view that nobody can write through: Numba would compile once more for arrays that are read-only."""
+    """A C-contiguous view that nobody can write through: Numba would compile once more where arrays are read-only."""
     view = np.ascontiguousarray(array).view()
     view.setflags(write=False)
     return view

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpuroi.backends.cuda_kernels import NULL, kernel, launch, launch_maps
 from gpuroi.backends.cuda_memory import free_bytes
-from gpuroi.backends.tfce_rule import tfce_rule
+from gpuroi.backends.tfce_rule import TfceRule, tfce_rule
 from gpuroi.errors import BackendError
 
 if TYPE_CHECKING:
@@ -42,11 +42,7 @@ def cluster_maxima(
     n, v = maps.shape
     sizes, masses = (cp.zeros(n, np.float64) for _ in range(2))
     for part in _groups(n, v, CLUSTER_BYTES):
-        forest = _Clusters(maps[part], threshold, graph, two_sided, strict, excess)
-        largest = cp.zeros((len(forest.maps), 2), np.int64)
-        args = (forest.members, forest.counts, forest.sizes, forest.masses, largest, *forest.shape)
-        forest.launch("clusters_max", args)
-        forest.finish(largest, sizes[part], masses[part], one_map=False)
+        _largest_clusters(maps[part], threshold, graph, two_sided, strict, excess, sizes[part], masses[part])
     return sizes, masses
 
 
@@ -84,32 +80,61 @@ def tfce(
 
     maps = cp.ascontiguousarray(maps)
     n, v = maps.shape
-    options = _real(maps.dtype)
     out = cp.zeros(maps.shape, maps.dtype) if keep else None
     maxima = cp.zeros(n, np.uint64)
     rule = tfce_rule(H, step)
     sums = cp.asarray(rule.sums)
-    indptr, indices, weights = _on_device(cp.cuda.Device().id, graph)
-    sides = 2 if two_sided else 1
     for part in _groups(n, v, TFCE_BYTES, most=1 << (32 - _bits(v))):
-        some = maps[part]
-        shape = (np.int64(len(some)), np.int32(v))
-        order = _order(some, options)
-        rank, forest, latest, parents = (cp.empty(some.shape, np.int32) for _ in range(4))
-        g, sizes, extents = (cp.empty(some.shape, np.float64) for _ in range(3))
-        counts = cp.zeros((len(some), 2), np.int32)
-        heights = (np.float64(rule.H), np.float64(rule.step), np.int32(rule.n_steps))
-        powers = (sums, np.int32(rule.sums.size), np.float64(rule.constant))
-        ranks = kernel("tfce", "tfce_ranks", options)
-        launch_maps(ranks, len(some), v, (some, _tops(some), order, rank, g, counts, *heights, *powers, *shape))
-        tree = (forest, latest, parents, sizes, extents)
-        grow = (order, rank, indptr, indices, weights, counts, np.int32(sides), *tree, *shape)
-        blocks = -(-len(some) * sides // _WARPS)
-        launch(kernel("tfce", "tfce_grow", options), blocks, grow, threads=32 * _WARPS)
         target = NULL if out is None else out[part]
-        sweep = (order, parents, g, counts, np.int32(sides), np.float64(E), extents, target, maxima[part], *shape)
-        launch(kernel("tfce", "tfce_sweep", options), blocks, sweep, threads=32 * _WARPS)
+        _enhance(maps[part], graph, rule, sums, E, 2 if two_sided else 1, target, maxima[part])
     return out, maxima.view(np.float64)
+
+
+# A group is a function: what it allocates is free before the next one begins.
+
+
+def _largest_clusters(
+    maps: Array,
+    threshold: float,
+    graph: Graph,
+    two_sided: bool,
+    strict: bool,
+    excess: bool,
+    sizes: Array,
+    masses: Array,
+) -> None:
+    import cupy as cp
+
+    forest = _Clusters(maps, threshold, graph, two_sided, strict, excess)
+    largest = cp.zeros((len(maps), 2), np.int64)
+    forest.launch("clusters_max", (forest.members, forest.counts, forest.sizes, forest.masses, largest, *forest.shape))
+    forest.finish(largest, sizes, masses, one_map=False)
+
+
+def _enhance(
+    maps: Array, graph: Graph, rule: TfceRule, sums: Array, E: float, sides: int, out: Any, maxima: Array
+) -> None:
+    """Write TFCE to `out` (or a null pointer) and its largest values, as the bits of float64, to `maxima`."""
+    import cupy as cp
+
+    n, v = maps.shape
+    options, shape = _real(maps.dtype), (np.int64(n), np.int32(v))
+    indptr, indices, weights = _on_device(cp.cuda.Device().id, graph)
+    tops = _tops(maps)
+    order = _order(maps, options)
+    rank, forest, latest, parents = (cp.empty((n, v), np.int32) for _ in range(4))
+    g, sizes, extents = (cp.empty((n, v), np.float64) for _ in range(3))
+    counts = cp.zeros((n, 2), np.int32)
+    heights = (np.float64(rule.H), np.float64(rule.step), np.int32(rule.n_steps))
+    powers = (sums, np.int32(rule.sums.size), np.float64(rule.constant))
+    ranks = (maps, tops, order, rank, g, counts, *heights, *powers, *shape)
+    launch_maps(kernel("tfce", "tfce_ranks", options), n, v, ranks)
+    blocks, threads = -(-n * sides // _WARPS), 32 * _WARPS
+    tree = (forest, latest, parents, sizes, extents)
+    grow = (order, rank, indptr, indices, weights, counts, np.int32(sides), *tree, *shape)
+    launch(kernel("tfce", "tfce_grow", options), blocks, grow, threads=threads)
+    sweep = (order, parents, g, counts, np.int32(sides), np.float64(E), extents, out, maxima, *shape)
+    launch(kernel("tfce", "tfce_sweep", options), blocks, sweep, threads=threads)
 
 
 class _Clusters:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from gpuroi.backends.kernels.tfce import largest_finite
+
 __all__ = ["OUTSIDE", "cluster_labels", "cluster_maxima"]
 
 OUTSIDE = np.uint32(0xFFFFFFFF)  # place of an element that does not pass
@@ -94,14 +96,7 @@ def _select(values, limit, two_sided, members):  # type: ignore[no-untyped-def]
     n = np.uint32(0)
     for lo in range(0, values.size, _BLOCK):
         block = values[lo : lo + _BLOCK]
-        hits = 0
-        if two_sided:
-            for x in block:
-                hits += abs(x) > limit
-        else:
-            for x in block:
-                hits += x > limit
-        if hits == 0:
+        if not _any_passes(block, limit, two_sided):
             continue
         for j in range(block.size):
             members[n] = lo + j
@@ -110,11 +105,24 @@ def _select(values, limit, two_sided, members):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
+def _any_passes(block, limit, two_sided):  # type: ignore[no-untyped-def]
+    # A function of its own, indexed from 0: 12 us for 235 375 values as vector instructions, 70 us within its caller.
+    hits = np.int32(0)
+    if two_sided:
+        for j in range(block.size):
+            hits += np.int32(abs(block[j]) > limit)
+    else:
+        for j in range(block.size):
+            hits += np.int32(block[j] > limit)
+    return hits > 0
+
+
+@nb.njit(cache=True, nogil=True)
 def _measure(values, n, offset, graph, members, parents, size, mass):  # type: ignore[no-untyped-def]
     """Sum weights and masses of the components at their first elements, in the order of the elements."""
     _, _, weights = graph
     unit = weights.size == 0
-    finite = np.inf
+    finite = np.float64(np.inf)
     for k in range(n):
         size[k], mass[k] = 0.0, 0.0
     for k in range(n):
@@ -122,18 +130,7 @@ def _measure(values, n, offset, graph, members, parents, size, mass):  # type: i
         x = abs(np.float64(values[i]))
         if x == np.inf:
             if finite == np.inf:
-                finite = _largest_finite(values)
+                finite = largest_finite(values)
             x = finite
         size[parents[k]] += 1.0 if unit else weights[i]
         mass[parents[k]] += x - offset
-
-
-@nb.njit(cache=True, nogil=True)
-def _largest_finite(values):  # type: ignore[no-untyped-def]
-    """Largest finite size of a value; 1 where there is none but 0."""
-    top = 0.0
-    for i in range(values.size):
-        size = abs(np.float64(values[i]))
-        if size < np.inf and size > top:
-            top = size
-    return top if top > 0.0 else 1.0

@@ -18,7 +18,7 @@ import numpy as np
 
 from gpuroi.backends.tfce_rule import BY_POWER, BY_ROOT
 
-__all__ = ["COUNTERS", "OUTSIDE", "tfce_maps"]
+__all__ = ["COUNTERS", "OUTSIDE", "largest_finite", "tfce_maps"]
 
 COUNTERS = 6 << 11  # 6 digits of 11 bits for 63-bit keys; the shorter digits of few keys need less
 OUTSIDE = np.uint32(0xFFFFFFFF)  # rank of an element that is not above zero: after every other
@@ -121,7 +121,7 @@ def _integrals(heights, n, values, rule, g):  # type: ignore[no-untyped-def]
     H, step, n_steps, sums, constant = rule
     top = np.float64(heights[0])
     if top == np.inf:
-        top = _largest_finite(values)
+        top = largest_finite(values)
     if step == 0.0 and n_steps == 0:
         for q in range(n):
             h = min(np.float64(heights[q]), top)
@@ -151,7 +151,7 @@ def _integrals(heights, n, values, rule, g):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def _largest_finite(values):  # type: ignore[no-untyped-def]
+def largest_finite(values):  # type: ignore[no-untyped-def]
     """Largest finite size of a value; 1 where there is none but 0."""
     top = 0.0
     for i in range(values.size):
