@@ -135,8 +135,8 @@ class Backend:
     """`permutation_statistics(effect, nuisance, df, as_f)`: statistics of rearranged unit vectors, `(k, w)`.
 
     `effect` `(k, r, w)` and `nuisance` `(k, q, w)` are their coordinates in the effect and in the nuisance space;
-    `rest` is what these leave of 1. t = u sqrt(df / rest), for r = 1; F = (|u|^2 / r) / (rest / df) if `as_f`. May overwrite
-    `effect`.
+    `rest` is what these leave of 1. t = u sqrt(df / rest), for r = 1; F = (|u|^2 / r) / (rest / df) if `as_f`. May
+    overwrite `effect`.
     """
 
     exceedances: Callable[[Array, Array, bool, Array], Array]
@@ -157,9 +157,9 @@ class Backend:
 
     `maps` `(n, v)` float32 or float64; `threshold` > 0, rounded to their type. Neighbours with x > threshold (>= unless
     `strict`) form clusters; if two-sided those with -x > threshold form others. Returns sizes (sums of weights) and
-    masses (sums of |x|, or of |x| - threshold if `excess`), float64 `(n,)`, each the largest of its own; 0 where nothing
-    passes. NaN never passes; infinite values count as the largest finite |x| of their map (1 if there is none). The same
-    bits for every split and schedule.
+    masses (sums of |x|, or of |x| - threshold if `excess`), float64 `(n,)`, each the largest of its own; 0 where
+    nothing passes. NaN never passes; infinite values count as the largest finite |x| of their map (1 if there is none).
+    The same bits for every split and schedule.
     """
 
     cluster_labels: Callable[[Array, float, Graph, bool, bool, bool], tuple[Array, Array, Array, Array]]
