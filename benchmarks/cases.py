@@ -10,7 +10,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import partial
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks import device_peers, inputs, ours, peers, references
 from benchmarks.inputs import Size
 from benchmarks.measure import differences
-from benchmarks.settings import Call, Outputs
+from benchmarks.settings import Call, Outputs, Steps
 from gpuroi.backends import Backend
 
 __all__ = ["CASES", "DEVICE_PEERS", "OURS", "Case", "Check", "absence", "judge", "prepare", "select", "to_host"]
@@ -56,6 +56,8 @@ class Case:
     peers: Mapping[str, Callable[[Any], Call]] = field(default_factory=dict)
     device_batch: bool = False
     """Part of the run that fills a GPU."""
+    cpu_only: bool = False
+    """Says something of the CPU alone: one thread of it."""
 
 
 def select(pattern: str | None, *, device_batch: bool = False) -> list[Case]:
@@ -77,10 +79,15 @@ def absence(name: str, cuda: Backend | None) -> str | None:
 
 
 def prepare(case: Case, name: str, made: Any, backends: Mapping[str, Backend]) -> Call:
-    """Return the call to time, with its input in place. Warnings of peers are theirs."""
+    """Return the call to time (`Steps`, if its time is that of a step), with its input in place.
+
+    Warnings of peers are theirs.
+    """
     call = case.ours(made, backends[name]) if name in OURS else case.peers[name](made)
     if name in OURS:
         return call
+    if isinstance(call, Steps):
+        return replace(call, run=partial(_quietly, call.run))
     return partial(_quietly, call)
 
 
@@ -108,10 +115,10 @@ def to_host(values: Any) -> NDArray[Any]:
     return np.asarray(values.get() if hasattr(values, "get") else values)
 
 
-def _quietly(call: Call) -> Outputs:
+def _quietly(call: Callable[..., Outputs], *arguments: Any) -> Outputs:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return call()
+        return call(*arguments)
 
 
 def _maps(size: Size) -> inputs.MapBatch:
@@ -150,6 +157,18 @@ def _one_sample(sample: inputs.Sample) -> int:
     return int(sample.values.nbytes + 20 * sample.values.shape[1])
 
 
+def _maps_to_maxima(maps: inputs.MapBatch) -> int:
+    return 4 * int(maps.mask.sum()) * len(maps.volumes)
+
+
+def _maps_to_maps(maps: inputs.MapBatch) -> int:
+    return 2 * _maps_to_maxima(maps)
+
+
+def _one_map(cohort: inputs.Cohort) -> int:
+    return 4 * int(cohort.data.shape[1])
+
+
 def _run_bytes(run: inputs.Run) -> int:
     return run.path.stat().st_size + 4 * math.prod(run.shape)
 
@@ -166,6 +185,27 @@ _TEST = {
     "statistic": Check("max_rel", 1e-6, 1e-4),
     "pvalue": Check("max_abs", 1e-10, 1e-4),
     "log10p": Check("max_abs", 1e-9, 1e-2),
+}
+
+_LARGEST = {"size": Check("max_rel", 0.0), "mass": Check("max_rel", 1e-5, 1e-3)}
+_ENHANCED = {"first": Check("max_rel", 5e-3, 5e-2)}  # the reference is a sum over steps, and nilearn takes fewer
+_PERMUTED = {"t": Check("max_rel", 1e-5, 1e-4), "null_max_stat": Check("max_rel", 1e-5)}
+_CLUSTERED = {
+    "null_max_size": Check("max_rel", 0.0),
+    "null_max_mass": Check("max_rel", 1e-5),
+    "observed_size": Check("max_rel", 0.0, 1e-2),  # nilearn's t is right to 1e-4: a voxel more or less
+}
+_TFCE = {"null_max_tfce": Check("max_rel", 5e-3), "observed_tfce": Check("max_rel", 5e-3, 5e-2)}
+_TESTED: dict[str, dict[str, Check]] = {
+    "max_t": _PERMUTED,
+    "clusters": _PERMUTED | _CLUSTERED,
+    "tfce": _PERMUTED | _TFCE,
+    "all": _PERMUTED | _CLUSTERED | _TFCE,
+}
+_WORDS = {
+    "max_t": "maximum of t, a permutation",
+    "clusters": "cluster size and mass, a permutation",
+    "tfce": "exact TFCE, a permutation",
 }
 
 CASES: tuple[Case, ...] = (
@@ -243,6 +283,47 @@ CASES: tuple[Case, ...] = (
         {"means": Check("max_rel", 1e-12, 1e-5)}, _floats_and_labels,
         {"scipy": peers.scipy_means, "nilearn": peers.nilearn_means, "cupy": device_peers.cupy_means},
         device_batch=True,
+    ),
+    Case(
+        "cluster_maxima", "largest cluster and mass, t > 3.1", _maps, ours.cluster_maxima, references.cluster_maxima,
+        _LARGEST, _maps_to_maxima, {"scipy": peers.scipy_cluster_maxima, "nilearn": peers.nilearn_cluster_maxima},
+    ),
+    Case(
+        "cluster_maxima_batch", "the same, a batch", _map_batch, ours.cluster_maxima, references.cluster_maxima,
+        _LARGEST, _maps_to_maxima, {"scipy": peers.scipy_cluster_maxima}, device_batch=True,
+    ),
+    *(
+        Case(
+            f"tfce_{k}", f"exact TFCE, {k} neighbours, on one thread", _maps, ours.tfce(k), references.tfce(k),
+            _ENHANCED, _maps_to_maps, {"nilearn": peers.nilearn_tfce(k), "tfce": peers.tfce_tfce(k)},
+        )
+        for k in (6, 26)
+    ),
+    Case(
+        "tfce_6_batch", "exact TFCE, 6 neighbours, a batch", _map_batch, ours.tfce(6), references.tfce(6), _ENHANCED,
+        _maps_to_maps, {"tfce": peers.tfce_tfce(6)}, device_batch=True,
+    ),
+    *(
+        Case(
+            f"permutation_{statistic}", _WORDS[statistic], inputs.cohort, ours.permutation(statistic),
+            references.permutation(statistic), _TESTED[statistic], _one_map,
+            {"nilearn": peers.nilearn_permutation(statistic),
+             "nilearn-jobs": peers.nilearn_permutation(statistic, jobs=True)},
+            device_batch=True,
+        )
+        for statistic in _WORDS
+    ),
+    *(
+        Case(
+            f"permutation_{statistic}_one_thread", "the same, on one thread", inputs.cohort,
+            ours.permutation(statistic, threads=1), references.permutation(statistic), _TESTED[statistic], _one_map,
+            {"nilearn": peers.nilearn_permutation(statistic, threads=1)}, cpu_only=True,
+        )
+        for statistic in _WORDS
+    ),
+    Case(
+        "permutation_all", "all of these together, a permutation", inputs.cohort, ours.permutation("all"),
+        references.permutation("all"), _TESTED["all"], _one_map, device_batch=True,
     ),
     Case(
         "roi", "regions from a contrast, run in, atlas and signals out", inputs.run, ours.roi, references.roi,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "SIZES",
+    "Cohort",
     "FileSet",
     "MapBatch",
     "Run",
@@ -27,6 +28,7 @@ __all__ = [
     "Size",
     "atlas",
     "brain_mask",
+    "cohort",
     "file_set",
     "map_batch",
     "noise_maps",
@@ -55,16 +57,17 @@ class Size:
     run_shape: tuple[int, int, int]
     run_volumes: int
     files: int
+    subjects: int  # of a permutation test
 
 
 _MNI = (91, 109, 91)
 _EPI = (40, 64, 64)
 
 SIZES = {
-    "tiny": Size("tiny", (20, 22, 18), 3, 24, 8, 10, (16, 18, 14), 48, 4),
-    "full": Size("full", _MNI, 20, 200, 400, 200, _EPI, 200, 200),
-    "large": Size("large", _MNI, 100, 1000, 400, 200, _EPI, 1000, 200),
-    "device": Size("device", _MNI, 1000, 1000, 400, 1000, _EPI, 1000, 200),
+    "tiny": Size("tiny", (20, 22, 18), 3, 24, 8, 10, (16, 18, 14), 48, 4, 16),
+    "full": Size("full", _MNI, 20, 200, 400, 200, _EPI, 200, 200, 100),
+    "large": Size("large", _MNI, 100, 1000, 400, 200, _EPI, 1000, 200, 1000),
+    "device": Size("device", _MNI, 1000, 1000, 400, 1000, _EPI, 1000, 200, 1000),
 }
 """`full` is what a laptop runs; `large` has 1000 observations; `device` fills a GPU with 1000 volumes."""
 
@@ -100,6 +103,18 @@ class Samples:
 
     def describe(self) -> dict[str, Any]:
         return {"shape": [list(self.a.shape), list(self.b.shape)], "dtype": "float32", "order": "C"}
+
+
+@dataclass
+class Cohort:
+    """Maps of subjects, float32 (n, v), with a design whose first column is tested: group, intercept, age."""
+
+    data: NDArray[np.float32]
+    design: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+
+    def describe(self) -> dict[str, Any]:
+        return {"shape": [list(self.data.shape)], "dtype": "float32", "order": "C", "design": list(self.design.shape)}
 
 
 @dataclass
@@ -159,6 +174,19 @@ def sample(size: Size) -> Sample:
     values = np.random.default_rng(6).standard_normal(shape, dtype=np.float32)
     values[:, ::10] += np.float32(0.5)
     return Sample(values)
+
+
+def cohort(size: Size) -> Cohort:
+    """Two groups of subjects of different age; three blobs tell the groups apart."""
+    mask = brain_mask(size.shape)
+    n = size.subjects
+    rng = np.random.default_rng(7)
+    group = np.arange(n) % 2
+    age = rng.normal(40 + 5 * group, 10)
+    effect = _blobs(size.shape, rng, n=3, sigma_vox=min(size.shape) / 15)[mask].astype(np.float32)
+    data = noise_maps(size.shape, n)[:, mask]
+    data += group[:, None].astype(np.float32) * effect
+    return Cohort(data, np.column_stack([group, np.ones(n), age]), mask)
 
 
 def file_set(size: Size) -> FileSet:

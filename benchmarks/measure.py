@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,18 @@ from gpuroi.backends import Backend
 __all__ = ["copy_bytes_per_s", "differences", "summary", "take_turns"]
 
 Call = Callable[[], Any]
+Name = TypeVar("Name")
 _PART = 1 << 18
 
 
 def take_turns(
-    calls: Mapping[str, Call], waits: Mapping[str, Call], *, repeats: int, least_s: float, warm_s: Mapping[str, float]
-) -> tuple[dict[str, list[float]], dict[str, int]]:
+    calls: Mapping[Name, Call],
+    waits: Mapping[Name, Call],
+    *,
+    repeats: int,
+    least_s: float,
+    warm_s: Mapping[Name, float],
+) -> tuple[dict[Name, list[float]], dict[Name, int]]:
     """Time each call `repeats` times in turn: A B A B.
 
     Parameters
@@ -44,7 +50,7 @@ def take_turns(
         Calls in a sample.
     """
     loops = {name: max(1, min(1000, math.ceil(least_s / max(warm_s[name], 1e-9)))) for name in calls}
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -6,25 +6,48 @@ call that is. A call returns its outputs by name.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from benchmarks.inputs import FileSet, MapBatch, Run, Sample, Samples
-from benchmarks.settings import CONTRAST, CUTOFF, FOREGROUND, FWHM_MM, LOG10P, MIN_VOXELS, PERCENTILE, Call, Outputs
+from benchmarks.inputs import Cohort, FileSet, MapBatch, Run, Sample, Samples
+from benchmarks.settings import (
+    CLUSTER_THRESHOLD,
+    CONTRAST,
+    CUTOFF,
+    FOREGROUND,
+    FWHM_MM,
+    LOG10P,
+    MIN_VOXELS,
+    PERCENTILE,
+    REARRANGED,
+    Call,
+    Outputs,
+    Steps,
+    short_runs,
+)
 from benchmarks.settings import structure as structure_of
 from gpuroi import ops
 from gpuroi.backends import Backend
-from gpuroi.backends.threads import n_threads
+from gpuroi.backends.threads import limited_threads, n_threads
+from gpuroi.domains import VoxelGrid
+from gpuroi.inference import permutation_test
+from gpuroi.inference import tfce as tfce_of
 
 __all__ = [
+    "cluster_maxima",
     "dilate",
     "label",
     "label_means",
+    "one_thread",
+    "permutation",
     "read_maps",
     "roi",
     "smooth",
+    "tfce",
     "threshold_clusters",
     "threshold_percentile",
     "ttest_1samp",
@@ -125,6 +148,85 @@ def read_maps(files: FileSet, backend: Backend) -> Call:
         return {"matrix": backend.asarray(matrix)}
 
     return call
+
+
+def cluster_maxima(maps: MapBatch, backend: Backend) -> Call:
+    """Largest cluster of each map, as a permutation test takes it."""
+    grid = VoxelGrid(maps.mask)
+    values = backend.asarray(grid.from_volume(maps.volumes))
+    graph = grid.graph
+
+    def call() -> Outputs:
+        with backend.activate():
+            size, mass = backend.cluster_maxima(values, CLUSTER_THRESHOLD, graph, True, True, True)
+        return {"size": size, "mass": mass}
+
+    return call
+
+
+def tfce(connectivity: int) -> Any:
+    def prepare(maps: MapBatch, backend: Backend) -> Call:
+        grid = VoxelGrid(maps.mask, connectivity=connectivity)
+        values = backend.asarray(grid.from_volume(maps.volumes))
+        grid.graph  # noqa: B018 - is built when first asked for
+        return lambda: {"first": tfce_of(values, grid)[0]}
+
+    return prepare
+
+
+def permutation(statistic: str, *, threads: int | None = None) -> Any:
+    """Freedman and Lane's test of the group. `statistic`: "max_t", "clusters", "tfce" or "all"."""
+
+    def prepare(cohort: Cohort, backend: Backend) -> Call:
+        grid = VoxelGrid(cohort.mask)
+        data = backend.asarray(cohort.data)
+        clusters, with_tfce = statistic in ("clusters", "all"), statistic in ("tfce", "all")
+
+        def run(n: int) -> Outputs:
+            with short_runs(), one_thread() if threads == 1 else limited_threads(threads):
+                result = permutation_test(
+                    data,
+                    cohort.design,
+                    [1, 0, 0],
+                    domain=grid,
+                    n_permutations=n,
+                    cluster_threshold=CLUSTER_THRESHOLD if clusters else None,
+                    tfce=with_tfce,
+                    device="cpu",  # of NumPy arrays; others stay where they are
+                )
+            found: Outputs = {f"null_{name}": values[:REARRANGED] for name, values in result.null.items()}
+            if result.cluster_table is not None:
+                found["observed_size"] = max(result.cluster_table["size"], default=0.0)
+            if result.tfce is not None:
+                found["observed_tfce"] = np.nanmax(np.abs(result.tfce))
+            return {"t": result.statistic, **found}
+
+        run(_PRODUCT)  # builds the graph, compiles
+        return Steps(run, *_lengths(statistic, cohort.data.shape[1], backend))
+
+    return prepare
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for our kernels and for the matrix products of NumPy."""
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
+    with limited_threads(1), threadpool_limits(1):
+        yield
+
+
+_PRODUCT = 64  # rearrangements are taken so many at a time
+
+
+def _lengths(statistic: str, v: int, backend: Backend) -> tuple[int, int]:
+    """Rearrangements of the short and of the long run: about half a second between them, or more."""
+    products = {"max_t": 12, "clusters": 8, "tfce": 1, "all": 1}[statistic]
+    if v < 10_000 or backend.name != "cpu":
+        products = max(8, products)
+    if backend.name != "cpu" and v > 10_000:
+        products *= 8
+    return _PRODUCT, _PRODUCT * (1 + products)
 
 
 def _tested(result: Any) -> Outputs:

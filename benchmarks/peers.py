@@ -5,12 +5,14 @@ A function takes the input, prepares what is not timed, and returns the call tha
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.inputs import VOXEL_MM, FileSet, MapBatch, Run, Sample, Samples
+from benchmarks.inputs import VOXEL_MM, Cohort, FileSet, MapBatch, Run, Sample, Samples
 from benchmarks.settings import (
+    CLUSTER_THRESHOLD,
     CONTRAST,
     CUTOFF,
     FOREGROUND,
@@ -21,6 +23,7 @@ from benchmarks.settings import (
     SIGMA_VOX,
     Call,
     Outputs,
+    Steps,
 )
 from benchmarks.settings import structure as structure_of
 
@@ -28,18 +31,23 @@ __all__ = [
     "MODULES",
     "cc3d_label",
     "nibabel_read",
+    "nilearn_cluster_maxima",
     "nilearn_means",
     "nilearn_percentile",
+    "nilearn_permutation",
     "nilearn_read",
     "nilearn_roi",
     "nilearn_smooth",
+    "nilearn_tfce",
     "nilearn_threshold",
+    "scipy_cluster_maxima",
     "scipy_dilate",
     "scipy_label",
     "scipy_means",
     "scipy_smooth",
     "scipy_ttest_1samp",
     "scipy_ttest_ind",
+    "tfce_tfce",
 ]
 
 MODULES = {
@@ -48,9 +56,14 @@ MODULES = {
     "cupy": "cupyx",
     "nibabel": "nibabel",
     "nilearn": "nilearn",
+    "nilearn-jobs": "nilearn",
     "scipy": "scipy",
+    "tfce": "tfce",
 }
-"""What each part of a peer's name imports; "nilearn+scipy" needs both."""
+"""What each part of a peer's name imports; "nilearn+scipy" needs both.
+
+"nilearn-jobs" is nilearn with a process a core.
+"""
 
 
 def nilearn_threshold(maps: MapBatch) -> Call:
@@ -210,6 +223,113 @@ def nilearn_read(files: FileSet) -> Call:
 
     paths, mask = [str(p) for p in files.paths], str(files.mask_path)
     return lambda: {"matrix": apply_mask(paths, mask)}
+
+
+def scipy_cluster_maxima(maps: MapBatch) -> Call:
+    from scipy.ndimage import label
+
+    def call() -> Outputs:
+        found = np.zeros((2, len(maps.volumes)))
+        for i, volume in enumerate(maps.volumes):
+            for signed in (volume, -volume):
+                labels, n = label(signed > CLUSTER_THRESHOLD)
+                if n:
+                    inside = labels != 0
+                    members, excess = labels[inside], signed[inside] - CLUSTER_THRESHOLD
+                    found[0, i] = max(found[0, i], np.bincount(members).max())
+                    found[1, i] = max(found[1, i], np.bincount(members, weights=excess).max())
+        return {"size": found[0], "mass": found[1]}
+
+    return call
+
+
+def nilearn_cluster_maxima(maps: MapBatch) -> Call:
+    from nilearn.mass_univariate._utils import calculate_cluster_measures
+
+    arrays, structure = np.moveaxis(maps.volumes, 0, -1), structure_of(6)
+
+    def call() -> Outputs:
+        size, mass = calculate_cluster_measures(arrays, CLUSTER_THRESHOLD, structure, two_sided_test=True)
+        return {"size": size, "mass": mass}
+
+    return call
+
+
+def nilearn_tfce(connectivity: int) -> Any:
+    def prepare(maps: MapBatch) -> Call:
+        from nilearn.mass_univariate._utils import calculate_tfce
+
+        arrays, structure = np.moveaxis(maps.volumes, 0, -1), structure_of(connectivity)
+        step = np.abs(maps.volumes[0]).max() / 100  # which nilearn does not multiply by
+
+        def call() -> Outputs:
+            return {"first": step * calculate_tfce(arrays, structure)[..., 0][maps.mask]}
+
+        return call
+
+    return prepare
+
+
+def tfce_tfce(connectivity: int) -> Any:
+    def prepare(maps: MapBatch) -> Call:
+        from tfce import tfce
+
+        # As it wants them: volumes in Fortran order, the maps last, and a thread a map.
+        arrays = np.asfortranarray(np.moveaxis(maps.volumes, 0, -1))
+        jobs = _cores()
+        return lambda: {"first": tfce(arrays, connectivity=connectivity, n_jobs=jobs)[..., 0][maps.mask]}
+
+    return prepare
+
+
+def nilearn_permutation(statistic: str, *, threads: int | None = None, jobs: bool = False) -> Any:
+    """The same test by `permuted_ols`, which adds the intercept itself: among the confounds it would flip signs."""
+
+    def prepare(cohort: Cohort) -> Call:
+        from nilearn.maskers import NiftiMasker
+        from nilearn.mass_univariate import permuted_ols
+        from scipy.stats import t as student
+
+        from benchmarks.ours import one_thread
+
+        mask = _nibabel().Nifti1Image(cohort.mask.astype(np.uint8), np.diag([VOXEL_MM, VOXEL_MM, VOXEL_MM, 1.0]))
+        masker = NiftiMasker(mask, standardize=None).fit()
+        n, p = cohort.design.shape
+        options: dict[str, Any] = {
+            "max_t": {},
+            "clusters": {"masker": masker, "threshold": 2 * student.sf(CLUSTER_THRESHOLD, n - p)},
+            "tfce": {"masker": masker, "tfce": True},
+        }[statistic]
+        processes = _cores() if jobs else 1
+
+        def run(n_perm: int) -> Outputs:
+            with one_thread() if threads == 1 else nullcontext():
+                out = permuted_ols(
+                    cohort.design[:, :1],
+                    cohort.data,
+                    np.ascontiguousarray(cohort.design[:, 2:]),
+                    n_perm=n_perm,
+                    n_jobs=processes,
+                    random_state=0,
+                    **options,
+                )
+            found = {"t": out["t"][0]}
+            if "size" in out:
+                found["observed_size"] = out["size"].max()
+            if "tfce" in out:  # nilearn does not multiply by the step
+                found["observed_tfce"] = np.abs(out["tfce"]).max() * np.abs(out["t"]).max() / 100
+            return found
+
+        steps = {"max_t": 32, "clusters": 8, "tfce": 2}[statistic] * processes
+        return Steps(run, processes + 1, processes + 1 + steps)
+
+    return prepare
+
+
+def _cores() -> int:
+    from gpuroi.backends.threads import n_threads
+
+    return n_threads()
 
 
 def _nilearn_threshold(maps: MapBatch, cutoff: float | str, min_voxels: int) -> Call:

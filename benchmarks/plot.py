@@ -20,7 +20,8 @@ __all__ = ["draw", "main"]
 # Okabe and Ito's colours, which the colour-blind can tell apart; ours is the dark one.
 _COLOURS = {
     "gpuroi-cpu": "#0072B2", "gpuroi-cuda": "#009E73", "scipy": "#E69F00", "nilearn": "#CC79A7",
-    "nilearn+scipy": "#CC79A7", "cc3d": "#56B4E9", "nibabel": "#999999", "cupy": "#D55E00", "cucim": "#F0E442",
+    "nilearn+scipy": "#CC79A7", "nilearn-jobs": "#882255", "cc3d": "#56B4E9", "tfce": "#44AA99",
+    "nibabel": "#999999", "cupy": "#D55E00", "cucim": "#F0E442",
 }  # fmt: skip
 _BAR_IN = 0.17  # height of a bar
 _GAP_IN = 0.14  # between cases

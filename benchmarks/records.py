@@ -56,7 +56,7 @@ def machine_text(machine: Mapping[str, Any], *, cuda: bool) -> str:
 
 def package_text(record: Mapping[str, Any]) -> str:
     """Python and the packages that took part, with their versions."""
-    named = ("numpy", "scipy", "numba", "nilearn", "nibabel", "connected-components-3d", "cupy", "cucim")
+    named = ("numpy", "scipy", "numba", "nilearn", "nibabel", "connected-components-3d", "tfce", "cupy", "cucim")
     found = [f"{name} {version}" for name, version in record["packages"].items() if name.startswith(named)]
     return ", ".join([f"Python {record['machine']['python']}", *found])
 

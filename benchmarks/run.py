@@ -14,8 +14,9 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from benchmarks.cases import DEVICE_PEERS, OURS, Case, absence, judge, prepare, 
 from benchmarks.inputs import SIZES, Size
 from benchmarks.machine import ROOT, commit, machine, packages
 from benchmarks.measure import copy_bytes_per_s, summary, take_turns
+from benchmarks.settings import Steps
 from gpuroi.backends import Backend, get_backend
 from gpuroi.errors import DeviceError
 
@@ -160,11 +162,16 @@ def measure_case(
     del reference
     gc.collect()
     least = least_s if least_s is not None else 0.0 if size.name == "tiny" else _LEAST_S
-    waits = {name: (lambda n=name: _wait(n, backends)) for name in calls}
-    seconds, loops = take_turns(calls, waits, repeats=repeats, least_s=least, warm_s=warm_s)
+    timed = {part: call for name in calls for part, call in _parts(name, calls[name]).items()}
+    waits = {part: (lambda n=part[0]: _wait(n, backends)) for part in timed}
+    lasted, loops = take_turns(timed, waits, repeats=repeats, least_s=least, warm_s={p: warm_s[p[0]] for p in timed})
     moved = case.traffic(made)
-    for name in calls:
-        rows[name].update({"times": {**summary(seconds[name]), "samples": len(seconds[name]), "loops": loops[name]}})
+    for name, call in calls.items():
+        seconds = lasted[name, "long"]
+        if isinstance(call, Steps):
+            seconds, setup = _per_step(call, seconds, lasted[name, "short"])
+            rows[name]["steps"] = {"short": call.short, "long": call.long, "setup_ms": summary(setup)["median_ms"]}
+        rows[name]["times"] = {**summary(seconds), "samples": len(seconds), "loops": loops[name, "long"]}
         rate = bandwidth.get("cuda" if name in ("gpuroi-cuda", *DEVICE_PEERS) else "cpu")
         if rate:
             rows[name]["of_copy_bandwidth"] = _short(moved / rate / (1e-3 * rows[name]["times"]["median_ms"]))
@@ -198,8 +205,23 @@ def write(record: Mapping[str, Any], target: Path) -> None:
     unfinished.replace(target)
 
 
+def _parts(name: str, call: Any) -> dict[tuple[str, str], Callable[[], Any]]:
+    """What is timed of a call: itself, or two lengths of it."""
+    if not isinstance(call, Steps):
+        return {(name, "long"): call}
+    return {(name, length): partial(call.run, getattr(call, length)) for length in ("short", "long")}
+
+
+def _per_step(call: Steps, long: Sequence[float], short: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Seconds a step and seconds of setup, sample by sample."""
+    # A difference can come out below zero where steps are short beside the noise; a clock has no finer tick than 1 ns.
+    steps = [max((b - a) / (call.long - call.short), 1e-9) for a, b in zip(short, long, strict=True)]
+    return steps, [max(a - call.short * step, 0.0) for a, step in zip(short, steps, strict=True)]
+
+
 def _names(case: Case, groups: set[str]) -> list[str]:
     ours = [name for name, group in zip(OURS, ("cpu", "cuda"), strict=True) if group in groups]
+    ours = [name for name in ours if name == OURS[0] or not case.cpu_only]
     peers = [name for name in case.peers if "peers" in groups]
     if groups == {"cuda", "peers"}:
         peers = [name for name in peers if name in DEVICE_PEERS]  # beside the device, what runs on the device

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.inputs import VOXEL_MM
 
 __all__ = [
+    "CLUSTER_THRESHOLD",
     "CONTRAST",
     "CUTOFF",
     "FOREGROUND",
@@ -19,9 +23,12 @@ __all__ = [
     "LOG10P",
     "MIN_VOXELS",
     "PERCENTILE",
+    "REARRANGED",
     "SIGMA_VOX",
     "Call",
     "Outputs",
+    "Steps",
+    "short_runs",
     "structure",
 ]
 
@@ -36,6 +43,32 @@ SIGMA_VOX = FWHM_MM / VOXEL_MM / math.sqrt(8 * math.log(2))
 FOREGROUND = 1.0  # where maps exceed it lie the masks that are dilated and labelled
 CONTRAST = ("face", "house")
 LOG10P = 5.0
+CLUSTER_THRESHOLD = 3.1  # of t
+REARRANGED = 3  # rearrangements, the identity among them, whose maxima are compared with the reference
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A call that takes steps after a setup. Its time is that of a step: the difference between two lengths."""
+
+    run: Callable[[int], Outputs]
+    short: int
+    long: int
+
+    def __call__(self) -> Outputs:
+        return self.run(self.short)
+
+
+@contextmanager
+def short_runs() -> Iterator[None]:
+    """Say nothing about runs that are too short for inference: they are so on purpose."""
+    log = logging.getLogger("gpuroi")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def structure(connectivity: int) -> NDArray[np.bool_]:

@@ -16,7 +16,9 @@ from benchmarks.inputs import SIZES
 from benchmarks.run import find_backends
 from gpuroi.backends import Backend
 
-_PAIRS = [(case, name) for case in CASES for name in (*OURS, *case.peers)]
+_PAIRS = [
+    (case, name) for case in CASES for name in (*OURS, *case.peers) if not (case.cpu_only and name == "gpuroi-cuda")
+]
 _ON_DEVICE = ("gpuroi-cuda", *DEVICE_PEERS)
 _SIZE = SIZES[os.environ.get("GPUROI_BENCH_SIZE", "full")]
 

@@ -6,6 +6,8 @@ from gpuroi.backends.base import Array
 
 __all__ = ["exceedances", "permutation_statistics"]
 
+_NOTHING = 16  # rounding errors, as on the CPU: less left of a rearranged residual, and its statistic is 0 / 0
+
 
 def permutation_statistics(effect: Array, nuisance: Array, df: float, as_f: bool) -> Array:
     """t or F from projections (`Backend.permutation_statistics`)."""
@@ -13,10 +15,11 @@ def permutation_statistics(effect: Array, nuisance: Array, df: float, as_f: bool
 
     r = effect.shape[1]
     explained = cp.sum(effect * effect, axis=1)  # (k, w)
-    rest = cp.maximum(1 - explained - cp.sum(nuisance * nuisance, axis=1), 0)
-    if not as_f:
-        return effect[:, 0] * cp.sqrt(df / rest)
-    return (df / r) * explained / rest
+    left = 1 - cp.sum(nuisance * nuisance, axis=1)
+    rest = cp.maximum(left - explained, 0)
+    values = (df / r) * explained / rest if as_f else effect[:, 0] * cp.sqrt(df / rest)
+    values[left <= _NOTHING * float(cp.finfo(values.dtype).eps)] = 0
+    return values
 
 
 def exceedances(statistics: Array, least: Array, two_sided: bool, counts: Array) -> Array:
