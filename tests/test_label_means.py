@@ -99,3 +99,19 @@ def test_bad_input_is_refused():
     for ids in ([1, 1], [0], [-2]):
         with pytest.raises(DataError, match="ids"):
             gpuroi.label_means(data, np.ones((3, 3, 3), int), ids)
+
+
+def test_ids_beyond_the_table(backend):
+    wanted = [5, 3_000_000, 70, 2**40]
+    labels = np.random.default_rng(4).choice([0, 9, 2**41, *wanted], (6, 7, 8))
+    data = np.random.default_rng(5).standard_normal((2, 6, 7, 8))
+    got = gpuroi.label_means(backend.asarray(data), backend.asarray(labels), wanted)
+    check(got, scipy_means(data, labels, wanted), backend=backend, rtol=1e-13)
+    few = gpuroi.label_means(backend.asarray(data), backend.asarray(labels), [70, 5])
+    check(few, scipy_means(data, labels, [70, 5]), backend=backend, rtol=1e-13)
+
+
+def test_ids_beyond_the_range_of_narrow_labels(backend):
+    labels = np.array([[[1, 1, 200]]], np.uint8)
+    got = gpuroi.label_means(backend.asarray(np.array([[[2.0, 4.0, 9.0]]])), backend.asarray(labels), [300, 200])
+    check(got, np.array([np.nan, 9.0]), backend=backend)

@@ -135,8 +135,8 @@ class Backend:
     """`permutation_statistics(effect, nuisance, df, as_f)`: statistics of rearranged unit vectors, `(k, w)`.
 
     `effect` `(k, r, w)` and `nuisance` `(k, q, w)` are their coordinates in the effect and in the nuisance space;
-    `rest` is what these leave of 1. t = u sqrt(df / rest), for r = 1; F = (|u|^2 / r) / (rest / df) if `as_f`. May
-    overwrite `effect`.
+    `rest` is what these leave of 1. t = u sqrt(df / rest), for r = 1; F = (|u|^2 / r) / (rest / df) if `as_f`; 0
+    where the nuisance leaves no more of 1 than 16 rounding errors. May overwrite `effect`.
     """
 
     exceedances: Callable[[Array, Array, bool, Array], Array]

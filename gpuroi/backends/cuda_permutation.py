@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from gpuroi.backends.base import Array
 
 __all__ = ["exceedances", "permutation_statistics"]
@@ -18,7 +20,7 @@ def permutation_statistics(effect: Array, nuisance: Array, df: float, as_f: bool
     left = 1 - cp.sum(nuisance * nuisance, axis=1)
     rest = cp.maximum(left - explained, 0)
     values = (df / r) * explained / rest if as_f else effect[:, 0] * cp.sqrt(df / rest)
-    values[left <= _NOTHING * float(cp.finfo(values.dtype).eps)] = 0
+    values[left <= _NOTHING * float(np.finfo(values.dtype).eps)] = 0
     return values
 
 

@@ -14,6 +14,8 @@ from gpuroi.ops.volumes import as_float, as_volumes
 
 __all__ = ["label_means"]
 
+_LOOK_UP = 1 << 20  # ids below this are looked up in a table
+
 
 def label_means(data: Any, labels: Any, ids: Any = None) -> Any:
     """Return the mean of each map over each labelled region.
@@ -86,6 +88,14 @@ def _wanted(backend: Backend, regions: Array, ids: Any) -> NDArray[np.int64]:
 def _columns(backend: Backend, regions: Array, wanted: NDArray[np.int64]) -> Array:
     """Column of each voxel, from 1; 0 where its region is not wanted."""
     xp = backend.xp
+    if len(wanted) == 0:
+        return xp.zeros(regions.shape, dtype=np.int32)
+    largest = int(wanted.max())
+    if largest < _LOOK_UP:  # one gather: a fifth of the time of the search below
+        table = np.zeros(largest + 2, np.int32)  # the last entry is for all larger ids
+        table[wanted] = np.arange(1, len(wanted) + 1)
+        # As int64 first: a bound beyond the range of narrow labels would be refused.
+        return backend.asarray(table)[xp.clip(regions.astype(np.int64, copy=False), 0, largest + 1)]
     order = np.argsort(wanted, kind="stable")
     ascending = backend.asarray(np.append(wanted[order], np.iinfo(np.int64).max))
     column = backend.asarray(np.append(order + 1, 0).astype(np.int32))
