@@ -15,22 +15,29 @@ import numpy as np
 
 __all__ = ["log_betainc"]
 
+_TERMS = 64  # turns whose coefficients are tabulated; most elements need a dozen
+
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
 def log_betainc(a, a_step, b, x, y, out, start, stop):  # type: ignore[no-untyped-def]
     """Write log I_x(a, b) for elements start..stop; `a_step` is 0 where `a` holds one value for all."""
     log_beta = 0.0
     previous = np.nan
+    # Coefficients of both fractions, where one `a` serves all elements: no division is then left but in the test for
+    # convergence.
+    n_terms = _TERMS if a_step == 0 else 0
+    below = _coefficients(a[0], b, n_terms)
+    above = _coefficients(b, a[0], n_terms)
     for i in range(start, stop):
         ai = a[i * a_step]
         if ai != previous:
             log_beta = _log_beta(ai, b)
             previous = ai
-        out[i] = _log_i(ai, b, x[i], y[i], log_beta)
+        out[i] = _log_i(ai, b, x[i], y[i], log_beta, below, above)
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def _log_i(a, b, x, y, log_beta):  # type: ignore[no-untyped-def]
+def _log_i(a, b, x, y, log_beta, below, above):  # type: ignore[no-untyped-def]
     if not (x >= 0.0 and y >= 0.0 and a > 0.0 and b > 0.0):
         return np.nan
     if x == 0.0:
@@ -43,12 +50,25 @@ def _log_i(a, b, x, y, log_beta):  # type: ignore[no-untyped-def]
     if a >= 10.0 and b >= 10.0:
         front = _log_front(a, b, x, y, log_x, log_y)
     if x < (a + 1.0) / (a + b + 2.0):
-        return front - math.log(_fraction(a, b, x, y))
-    return math.log1p(-min(math.exp(front) / _fraction(b, a, y, x), 1.0))
+        return front - math.log(_fraction(a, b, x, y, below))
+    return math.log1p(-min(math.exp(front) / _fraction(b, a, y, x, above), 1.0))
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _coefficients(a, b, n):  # type: ignore[no-untyped-def]
+    """What alpha and beta of turns 1..n hold of a and b alone, (3, n)."""
+    table = np.empty((3, n))
+    for k in range(n):
+        turn = k + 1.0
+        odd = a + 2.0 * turn - 1.0
+        table[0, k] = turn * (b - turn) / odd
+        table[1, k] = (a + turn) / (odd + 2.0)
+        table[2, k] = (a + turn - 1.0) / odd * ((a + b + turn - 1.0) / odd) * (turn * (b - turn))
+    return table
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _fraction(a, b, x, y):  # type: ignore[no-untyped-def]
+def _fraction(a, b, x, y, table):  # type: ignore[no-untyped-def]
     """The continued fraction by its convergents p / q.
 
     Lentz's method divides by the last denominator in every turn, one division waiting for the other; here only the
@@ -58,14 +78,20 @@ def _fraction(a, b, x, y):  # type: ignore[no-untyped-def]
     p0, q0 = 1.0, 0.0
     p1, q1 = a / (a + 1.0) * (distance + 1.0), 1.0
     last = p1
-    for turn in range(1, 20000):
-        odd = a + 2.0 * turn - 1.0
-        w = turn * (b - turn) * x
-        alpha = (a + turn - 1.0) / odd * ((a + b + turn - 1.0) / odd) * w * x
-        beta = turn + w / odd + (a + turn) / (odd + 2.0) * (distance + 1.0 + turn * (1.0 + y))
+    n_terms = table.shape[1]
+    for k in range(20000):
+        turn = k + 1.0
+        if k < n_terms:
+            beta = turn + table[0, k] * x + table[1, k] * (distance + 1.0 + turn * (1.0 + y))
+            alpha = table[2, k] * x * x
+        else:
+            odd = a + 2.0 * turn - 1.0
+            w = turn * (b - turn) * x
+            alpha = (a + turn - 1.0) / odd * ((a + b + turn - 1.0) / odd) * w * x
+            beta = turn + w / odd + (a + turn) / (odd + 2.0) * (distance + 1.0 + turn * (1.0 + y))
         p0, p1 = p1, beta * p1 + alpha * p0
         q0, q1 = q1, beta * q1 + alpha * q0
-        if turn & 1 == 0:
+        if k & 1 == 1:
             value = p1 / q1
             if abs(value - last) <= 1e-15 * abs(value):
                 return value
