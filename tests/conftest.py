@@ -89,3 +89,12 @@ def open_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real images are not at {folder}")
     return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder and an environment that asks for nothing."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("GPUROI_DEVICE", "GPUROI_DEBUG", "GPUROI_CONTAINER", "OPENBLAS_CORETYPE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path

@@ -21,14 +21,6 @@ AFFINE = np.array([[-2.0, 0, 0, 20], [0, 3, 0, -30], [0, 0, 4, -10], [0, 0, 0, 1
 FACES = ndimage.generate_binary_structure(3, 1)
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GPUROI_DEVICE", raising=False)
-    return tmp_path
-
-
 def write(path: str | Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> np.ndarray:
     nibabel.save(nibabel.Nifti1Image(data, affine), path)
     return data
@@ -184,6 +176,32 @@ def test_nan_is_outside_a_mask(here):
     write("seeds.nii.gz", data)
     assert run("dilate", "seeds.nii.gz", "--out", "out.nii.gz") == 0
     assert read("out.nii.gz").sum() == 7
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["threshold", "empty.nii.gz", "--cutoff", 1],
+        ["threshold", "empty.nii.gz", "--cutoff", "97%"],
+        ["smooth", "empty.nii.gz", "--fwhm", 4],
+        ["dilate", "empty.nii.gz"],
+        ["label", "empty.nii.gz"],
+        ["ttest", "run.nii.gz", "empty.nii.gz"],
+        ["ttest", "run.nii.gz", "--versus", "empty.nii.gz"],
+        ["ttest", "empty.nii.gz", "--conditions", "labels.txt", "--contrast", "a-b"],
+    ],
+    ids=lambda words: " ".join(map(str, words)),
+)
+def test_an_image_of_nothing_but_nan_is_65_and_leaves_nothing(here, capsys, words):
+    write("run.nii.gz", noise(5, 4, 3, 4))
+    write("empty.nii.gz", np.full((5, 4, 3, 4), np.nan, np.float32))
+    (here / "labels.txt").write_text("a 0\na 0\nb 0\nb 0\n")
+    before = sorted(here.iterdir())
+    assert run(*words, "--out", "out.nii.gz") == 65
+    said = capsys.readouterr().err
+    assert "empty.nii.gz: all values are NaN" in said
+    assert "leave this image out" in said
+    assert sorted(here.iterdir()) == before
 
 
 @pytest.mark.parametrize("connectivity", [6, 18, 26])

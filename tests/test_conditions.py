@@ -206,7 +206,7 @@ def test_an_unknown_condition_lists_those_that_occur():
 
 
 def test_two_unknown_conditions_are_both_named():
-    with pytest.raises(DataError, match='"a" and "b"'):
+    with pytest.raises(DataError, match='"a" and "b" do not occur'):
         split_contrast("a-b", {"face": 2})
 
 

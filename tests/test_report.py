@@ -10,6 +10,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import nibabel as nib
@@ -18,6 +19,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
@@ -166,6 +168,29 @@ def test_every_region_has_its_colour(tmp_path: Path) -> None:
     path = save_regions_picture(atlas, head(), np.eye(4), tmp_path / "a.png", title=HOSTILE)
     assert all(len(pixels_of(path, region_colour(i))) > 50 for i in range(6))
     assert not len(pixels_of(path, region_colour(6)))
+
+
+def numbers_drawn(path: Path, monkeypatch: pytest.MonkeyPatch, labels: np.ndarray) -> np.ndarray:
+    """Places (x, y) of the numbers in a picture of one slice, in pixels of the slice."""
+    places = []
+    annotate = Axes.annotate
+
+    def noted(axes: Axes, text: str, at: tuple[float, float], **settings: Any) -> Any:
+        places.append(at)
+        return annotate(axes, text, at, **settings)
+
+    monkeypatch.setattr(Axes, "annotate", noted)
+    save_regions_picture(labels, np.ones(labels.shape), np.eye(4), path)
+    return np.array(places)
+
+
+def test_the_number_of_a_region_stands_in_it_or_upon_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.zeros((30, 20, 1), np.int32)
+    labels[2:16, 2:5], labels[2:5, 2:12], labels[11:16, 2:12] = 1, 1, 1  # a U, whose centre of mass lies outside
+    labels[22, 4:7] = 2  # too small to write in
+    (x, y), small = numbers_drawn(tmp_path / "a.png", monkeypatch, labels)
+    assert (labels[int(x) - 1 : int(x) + 2, int(y) - 1 : int(y) + 2] == 1).all()
+    assert small.tolist() == [22, 6.5]
 
 
 @pytest.mark.parametrize("n_regions", [0, 1, 40])
@@ -375,6 +400,24 @@ def test_tables_write_missing_values_and_escape_names() -> None:
     assert "empty" not in page.text
     assert len(page.all("td")) == 6
     assert not page.all("i")
+
+
+def test_names_of_files_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "z_map_2.nii.gz"
+    values = np.zeros((8, 8, 8), np.float32)
+    values[2:5, 2:5, 2:5] = 4.0
+    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+    page = check_page(regions_page(gpuroi.regions(path, threshold=3.0, device="cpu"), []), n_images=0)
+    assert str(path) in page.text
+    assert "min size mm3" in page.text
+
+
+def test_roi_page_says_when_nothing_could_be_tested() -> None:
+    volumes = np.random.default_rng(0).normal(9, 1, (6, 6, 6, 12)).astype(np.float32)
+    volumes[..., 2] = np.nan
+    names = ["a"] * 6 + ["b"] * 6
+    nothing = gpuroi.roi(nib.Nifti1Image(volumes, np.eye(4)), names, "a-b", device="cpu")
+    assert "No voxel can be tested" in check_page(roi_page(nothing, []), n_images=0).text
 
 
 def test_a_page_on_a_gpu_cites_cupy(found: gpuroi.workflows.roi.RoiResult) -> None:

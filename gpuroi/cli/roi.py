@@ -79,7 +79,7 @@ def roi(
     region_masks
         Write an image for each region too.
     figures
-        Draw figures and the report.
+        Draw figures, for the report too.
     device
         auto, cpu, cuda, or cuda:N.
     memory_limit
@@ -116,7 +116,9 @@ def roi(
     counts = result.counts
     shown = ", ".join(f"{name} {n}" for name, n in counts["volumes_per_condition"].items())
     found = f"{counts['regions']}, {counts['voxels_in_regions']} voxels"
-    if not counts["voxels_thresholded"]:
+    if not counts["voxels_tested"]:
+        found = "none: no voxel can be tested; each is missing in a volume compared, or never changes"
+    elif not counts["voxels_thresholded"]:
         found = f"none: no voxel reaches -log10 p {threshold:g}"
     elif not counts["voxels_in_mask"]:
         found = f"none: {counts['voxels_thresholded']} voxels reach -log10 p {threshold:g}, but none inside the mask"
@@ -170,7 +172,7 @@ def regions(
     mask
         Image, non-zero inside: where regions are looked for, and the percentile is taken.
     figures
-        Draw figures and the report.
+        Draw figures, for the report too.
     device
         auto, cpu, cuda, or cuda:N.
     memory_limit

@@ -116,8 +116,7 @@ def table(rows: pd.DataFrame) -> str:
 def facts(items: Iterable[tuple[str, Any]]) -> str:
     """Return names and values, one a row."""
     rows = "".join(
-        f'<tr><th scope="row">{escape(str(name).replace("_", " "))}</th><td>{escape(_plain(value))}</td></tr>'
-        for name, value in items
+        f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(_plain(value))}</td></tr>' for name, value in items
     )
     return f'<table class="facts"><tbody>{rows}</tbody></table>' if rows else ""
 

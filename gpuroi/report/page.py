@@ -25,6 +25,9 @@ __all__ = ["Picture", "regions_page", "regions_pictures", "roi_page", "roi_pictu
 _PACKAGES = ("numpy", "scipy", "numba", "nibabel", "pandas", "matplotlib", "cupy-cuda12x", "cupy-cuda13x")
 _COORDINATES = "x, y and z are in mm: to the right, to the front and up, in the space of the image."
 _NO_PICTURES = "No pictures: they were not asked for, or matplotlib is not installed."
+_NOTHING_TO_TEST = (
+    "No voxel can be tested: each is missing (NaN or infinite) in a volume that is compared, or never changes."
+)
 _ROI_CAVEATS = (
     "p is per voxel and not corrected for the number of voxels: the threshold selects voxels, it is no inference.",
     "Volumes that follow each other are not independent, so p is smaller than it should be.",
@@ -124,11 +127,12 @@ def roi_page(result: Any, pictures: Sequence[Picture] | None = None) -> str:
     first, second = settings["first"], settings["second"]
     plots = [picture for picture in pictures if picture.path.name.endswith("_boxplot.png")]
     brains = [picture for picture in pictures if picture not in plots]
+    found = _found(rows, settings) if result.counts["voxels_tested"] else _NOTHING_TO_TEST
     test = "student" if settings["equal_var"] else "welch"
     return document(
         f"Regions of interest: {first} against {second}",
         [
-            ("What was asked and found", paragraph(_asked(result)) + paragraph(_found(rows, settings))),
+            ("What was asked and found", paragraph(_asked(result)) + paragraph(found)),
             ("Where", _figures(brains) or paragraph(_NO_PICTURES)),
             ("Regions", table(rows) + paragraph(_COORDINATES) if len(rows) else ""),
             ("Signals", paragraph(_BOX_NOTE) + _figures(plots) if plots else ""),
@@ -288,12 +292,17 @@ def _records(result: Any) -> list[tuple[str, str]]:
     inputs = [(one.get("path") or f"{one['in_memory']} in memory", _input_text(one)) for one in result.inputs]
     timings = [(stage, f"{seconds:.3f} s") for stage, seconds in result.timings.items()]
     return [
-        ("Settings", facts(result.settings.items())),
-        ("Counts", facts(result.counts.items())),
+        ("Settings", facts(_spaced(result.settings))),
+        ("Counts", facts(_spaced(result.counts))),
         ("Inputs", facts(inputs)),
         ("Time", facts([("device", result.device), *timings])),
         ("Versions", facts(_versions())),
     ]
+
+
+def _spaced(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Names of ours as words; names of files and conditions stay as they are."""
+    return [(name.replace("_", " "), value) for name, value in record.items()]
 
 
 def _input_text(one: Mapping[str, Any]) -> str:

@@ -329,9 +329,18 @@ def _overlay_regions(panel: Panel, labels: NDArray[Any], ids: list[int]) -> set[
     panel.ax.imshow(fill, origin="lower", aspect=panel.ax.get_aspect(), interpolation="nearest", zorder=3)
     outline = [withStroke(linewidth=1.8, foreground="black")]
     for i in seen:
-        row, column = _place_of_number(pixels == i)
-        panel.ax.text(
-            column, row, str(i), color="white", fontsize=7.5, ha="center", va="center", path_effects=outline, zorder=8
+        row, column, above = _place_of_number(pixels == i)
+        panel.ax.annotate(
+            str(i),
+            (column, row),
+            xytext=(0, 1 if above else 0),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "center",
+            color="white",
+            fontsize=7.5,
+            path_effects=outline,
+            zorder=8,
         )
     return set(seen)
 
@@ -345,14 +354,18 @@ def _pixel_edges(inside: NDArray[np.bool_]) -> list[Any]:
     return horizontal + [((c - 0.5, r - 1.5), (c - 0.5, r - 0.5)) for r, c in zip(rows, columns, strict=True)]
 
 
-def _place_of_number(inside: NDArray[np.bool_]) -> tuple[float, float]:
-    """The pixel of the mask nearest to its centre of mass; above a mask that the number would hide."""
+def _place_of_number(inside: NDArray[np.bool_]) -> tuple[float, float, bool]:
+    """Row and column of the pixel deepest inside the mask; the middle of its upper edge, and True, if it is small."""
+    from scipy.ndimage import distance_transform_edt
+
     where = np.argwhere(inside)
     middle = where.mean(axis=0)
-    if len(where) < 12:
-        return float(where[:, 0].max() + 2), float(middle[1])
-    best = where[((where - middle) ** 2).sum(axis=1).argmin()]
-    return float(best[0]), float(best[1])
+    if len(where) < 12:  # the number would hide it
+        return float(where[:, 0].max() + 0.5), float(middle[1]), True
+    depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    deepest = np.argwhere(depth == depth.max())
+    row, column = deepest[((deepest - middle) ** 2).sum(axis=1).argmin()]
+    return float(row), float(column), False
 
 
 def _heading(figure: Any, title: str) -> None:

@@ -191,9 +191,10 @@ def split_contrast(contrast: str, counts: Mapping[str, int], *, found_in: str = 
     fitting = [pair for pair in splits if pair[0] in counts and pair[1] in counts]
     if not fitting:
         nearest = max(splits, key=lambda pair: (pair[0] in counts) + (pair[1] in counts))
-        missing = " and ".join(f'"{name}"' for name in dict.fromkeys(nearest) if name not in counts)
+        absent = [f'"{name}"' for name in dict.fromkeys(nearest) if name not in counts]
+        missing = f"{' and '.join(absent)} {'does' if len(absent) == 1 else 'do'} not occur"
         found = ", ".join(f"{name} ({counts[name]} volumes)" for name in sorted(counts))
-        raise DataError(f'contrast "{contrast}": {missing} does not occur in {found_in}', f"found: {found}")
+        raise DataError(f'contrast "{contrast}": {missing} in {found_in}', f"found: {found}")
     if len(fitting) > 1:
         readings = " or ".join(f'"{first}" minus "{second}"' for first, second in fitting)
         raise UsageError(f'contrast "{contrast}" can be read as {readings}', "rename one of the conditions")

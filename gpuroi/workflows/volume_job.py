@@ -7,13 +7,13 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from gpuroi.backends import get_backend
 from gpuroi.backends.memory import map_chunks, parse_bytes
-from gpuroi.errors import OutputError, UsageError
+from gpuroi.errors import DataError, OutputError, UsageError
 from gpuroi.workflows.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gpuroi.backends import Array
     from gpuroi.images.read import Image
 
-__all__ = ["VolumeJob", "VolumesResult"]
+__all__ = ["VolumeJob", "VolumesResult", "holds_numbers", "refuse_missing"]
 
 
 @dataclass(frozen=True)
@@ -140,18 +140,25 @@ class VolumeJob:
         -------
         array, shape (n_volumes, X, Y, Z)
             On the host, each volume in the order of the disk.
+
+        Raises
+        ------
+        DataError
+            If all values of the image are NaN.
         """
         image, backend = self.images[0], self.backend
         result = volumes_on_host(image.n_volumes, image.shape, self.dtype if out_dtype is None else out_dtype)
 
-        def work(part: slice) -> None:
+        def work(part: slice) -> bool:
             with self.watch("read"):
                 host = image.read(part.start, part.stop, dtype=self.dtype)
             with self.watch(self.workflow), backend.activate():
                 result[part] = backend.to_numpy(op(backend.asarray(host), part))
+            return holds_numbers(host)
 
         volume = math.prod(image.shape) * self.dtype.itemsize
-        map_chunks(work, image.n_volumes, volume + bytes_each, backend=backend, limit=self.limit)
+        if not any(map_chunks(work, image.n_volumes, volume + bytes_each, backend=backend, limit=self.limit)):
+            refuse_missing(image)
         image.release()
         return result
 
@@ -212,6 +219,16 @@ class VolumeJob:
 def volumes_on_host(n: int, shape: tuple[int, int, int], dtype: DTypeLike) -> NDArray[Any]:
     """Return an empty array (n, X, Y, Z) whose volumes lie in memory as NIfTI stores them, x fastest."""
     return np.empty((n, *shape[::-1]), dtype).transpose(0, 3, 2, 1)
+
+
+def holds_numbers(volumes: NDArray[Any]) -> bool:
+    """Return whether any value of a batch (n, X, Y, Z) is not NaN; one volume with numbers ends the search."""
+    return any(not np.isnan(volume).all() for volume in volumes)
+
+
+def refuse_missing(image: Image) -> NoReturn:
+    """Raise a `DataError` about an image that holds nothing but NaN."""
+    raise DataError(f"{image.name}: all values are NaN", "leave this image out, or mend it")
 
 
 def _wide_from(image: Image) -> int:

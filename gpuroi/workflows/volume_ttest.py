@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuroi.backends.memory import map_chunks
 from gpuroi.errors import DataError, UsageError
-from gpuroi.workflows.volume_job import VolumeJob, VolumesResult, volumes_on_host
+from gpuroi.workflows.volume_job import VolumeJob, VolumesResult, holds_numbers, refuse_missing, volumes_on_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -201,6 +201,8 @@ def _of_conditions(
     filled = dict.fromkeys(pair, 0)
     for image, labels in zip(job.images, listed, strict=True):
         volumes = image.read(dtype=job.dtype)
+        if not holds_numbers(volumes):
+            refuse_missing(image)
         for name in pair:
             chosen = np.flatnonzero(labels == name)
             samples[name][filled[name] : filled[name] + len(chosen)] = volumes[chosen]
@@ -213,7 +215,10 @@ def _all_volumes(job: VolumeJob, images: Sequence[Image]) -> NDArray[Any]:
     volumes = volumes_on_host(sum(image.n_volumes for image in images), images[0].shape, job.dtype)
     start = 0
     for image in images:
-        image.read(out=volumes[start : start + image.n_volumes])
+        part = volumes[start : start + image.n_volumes]
+        image.read(out=part)
+        if not holds_numbers(part):
+            refuse_missing(image)
         start += image.n_volumes
     return volumes
 
