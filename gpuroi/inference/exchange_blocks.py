@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpuroi.errors import DataError, UsageError
 
-__all__ = ["BlockTree", "Errors", "block_tree"]
+__all__ = ["BlockTree", "Errors", "block_tree", "places_to_reach"]
 
 Errors = Literal["ee", "ise", "both"]
 
@@ -91,6 +91,31 @@ def block_tree(n: int, blocks: ArrayLike | None = None, *, whole_blocks: bool = 
     if errors != "ise":  # sign flips alone need no two blocks of the same size
         _structure(tree, {})
     return _allow(tree, exchange=errors != "ise", flip=errors != "ee")
+
+
+def places_to_reach(tree: BlockTree) -> NDArray[np.int64]:
+    """Number the observations, (n,), such that two have the same number if permutations bring one to the other's place.
+
+    Examples
+    --------
+    >>> places_to_reach(block_tree(4, ["a", "a", "b", "b"], errors="ee")).tolist()
+    [0, 0, 1, 1]
+    >>> places_to_reach(block_tree(4, ["a", "a", "b", "b"], whole_blocks=True, errors="ee")).tolist()
+    [0, 1, 0, 1]
+    """
+    number = np.empty(tree.size, dtype=np.int64)
+    for i, together in enumerate(_together(tree)):
+        number[together] = i
+    return number
+
+
+def _together(tree: BlockTree) -> list[list[int]]:
+    if not tree.children:
+        return [[tree.row]]
+    inside = [_together(child) for child in tree.children]
+    if not tree.exchange:
+        return [rows for child in inside for rows in child]
+    return [[row for rows in alike for row in rows] for alike in zip(*inside, strict=True)]
 
 
 def _levels(n: int, blocks: ArrayLike | None, whole_blocks: bool) -> NDArray[np.int64]:

@@ -52,10 +52,10 @@ def permutation_peak_bytes(
     residuals = item * n_subjects * n_elements
     if some_left_out:
         residuals *= 2  # the kept elements are copied out
-    projecting = residuals + 4 * 8 * n_subjects * min(n_elements, _BLOCK) + 20 * n_elements
+    projecting = residuals + 4 * 8 * n_subjects * min(n_elements, _BLOCK) + 28 * n_elements
     maps = _BATCH * item * n_elements * needs_maps
     product = _BATCH * n_products * min(n_elements, _BLOCK) * item
-    kept = item * n_subjects * n_elements + maps + (20 + 2 * item) * n_elements
+    kept = item * n_subjects * n_elements + maps + (28 + 2 * item) * n_elements
     multiplying = kept + 2 * product  # the last product is there until the next is done
     converting = kept + maps * (as_z + some_left_out) + product // 2
     return int(1.08 * max(projecting, multiplying, converting))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,15 @@ _BATCH = 64  # rearrangements in one product: below 50 it is slow, above 100 the
 _BLOCK = 8192  # elements in one product on the CPU
 _GROUP_BATCH = 256  # flips of a group in one transform on the CPU, where no maps are kept: the data are read less often
 _TIE = 32  # rounding errors that two statistics may differ by and still count as equal
-_TIE_SUM = {"float32": 1e-5, "float64": 1e-10}  # relative difference at which two sums over a cluster are equal
+_TIE_SUM = {"float32": 1e-5, "float64": 1e-10}  # relative difference at which sums over a cluster of ties are equal
 
 
 class PermutationRun:
     """Rearranges, computes and counts, batch by batch.
 
-    `observed` is the statistic as it is compared: t or F; z where groups have variances of their own.
+    `observed` is the statistic as it is compared: t or F; z where groups have variances of their own. `mapped` is the
+    same by the product that the others go through: clusters and TFCE of rearrangements that only turn the sign of every
+    t are then equal to the last bit.
     """
 
     def __init__(
@@ -49,31 +52,30 @@ class PermutationRun:
         variance_groups: Any = None,
     ) -> None:
         self.backend, self.part, self.arrangements, self.plan = backend, part, arrangements, plan
-        self.e, self.kept, self.along = residuals(backend, data, part, block=_BLOCK)
+        self.e, self.kept, self.along, length = residuals(backend, data, part, block=_BLOCK)
         self.df: Any = float(part.df)
         self.batch = _BATCH
         self.statistic: Array | None = None  # v or G, where `observed` is its z
         if variance_groups is None:
             block = _BLOCK if backend.name == "cpu" else max(1, self.e.shape[1])
+            projection = Projection.of(part, method, flips=flips)
+            e = self.e if method != "ter-braak" else self._full_model_residuals(data)
+            self.source: Rearranged | GroupVariances = Rearranged(backend, e, projection, _BATCH, block)
+            self.observed = self._plain_statistic(length)
             plain = Rearranged(backend, self.e, Projection.of(part, "freedman-lane", flips=flips), _BATCH, block)
-            self.source: Rearranged | GroupVariances = plain
-            if method != "freedman-lane":
-                e = self.e if method != "ter-braak" else self._full_model_residuals(data)
-                self.source = Rearranged(backend, e, Projection.of(part, method, flips=flips), _BATCH, block)
-            self.observed = self._first_row(plain)
+            self.mapped = self._first_row(plain) if plan.needs_maps else self.observed
             if isinstance(arrangements, SignFlipGroup) and method != "draper-stoneman":
                 if backend.name == "cpu" and not plan.needs_maps:
                     self.batch, block = _GROUP_BATCH, block * _BATCH // _GROUP_BATCH
-                source = self.source
-                self.source = GroupFlips(backend, source.e, source.projection, self.batch, block, arrangements)
+                self.source = GroupFlips(backend, e, projection, self.batch, block, arrangements)
         else:
             self._leave_out_without_variance(variance_groups, method)
             self.source = GroupVariances.of(backend, self.e, part, variance_groups, method)
             self.statistic, self.df = self.source.observed()
-            self.observed = self._first_row(self.source)
+            self.observed = self.mapped = self._first_row(self.source)
         self.where = None if self.kept.all() else backend.asarray(np.flatnonzero(self.kept))
         self.least = self._least(self.observed)
-        self.key = _digest(backend, self.e, part, plan, method, arrangements)
+        self.method = method
         self.table = None if variance_groups is not None else _table(plan, part)
         self.counts = backend.xp.zeros(self.e.shape[1], dtype=np.int64)
         self.null = {name: np.full(arrangements.n, np.nan) for name in self._null_names()}
@@ -112,24 +114,33 @@ class PermutationRun:
         largest = xp.full(len(rows), -np.inf, dtype=self.e.dtype)
         maps = xp.empty((len(rows), self.e.shape[1]), dtype=self.e.dtype) if self.plan.needs_maps else None
         for part, statistics in self.source.blocks(rows):
+            if maps is not None:
+                maps[:, part] = statistics
             if start == 0:
-                # The same bits, but for ter Braak, whose identity is the plain statistic.
+                # The same but for the last digits, and for ter Braak, whose identity is the plain statistic.
                 statistics[0] = self.observed[part]
             two_sided, counts = self.plan.two_sided, self.counts[part]
             largest = xp.maximum(largest, backend.exceedances(statistics, self.least[part], two_sided, counts))
-            if maps is not None:
-                maps[:, part] = statistics
         self.null["max_stat"][start:stop] = backend.to_numpy(largest)  # sync: reads the maxima of a batch
         if maps is not None:
+            if start == 0:
+                maps[0] = self.mapped
             self._neighbourhood_maxima(self._on_domain(maps), start, stop)
 
     def _first_row(self, source: Rearranged | GroupVariances) -> Array:
-        """The observed statistic, by the product that the others go through."""
-        rows = self.arrangements.rows(0, min(_BATCH, self.arrangements.n))
-        if isinstance(source, GroupVariances):
-            rows = rows[:1]
-        first = [statistics[0].copy() for _, statistics in source.blocks(rows)]  # a view would keep the whole batch
+        """The observed statistic, by the product or the fit that the others go through."""
+        first = [values[0].copy() for _, values in source.blocks(self.arrangements.rows(0, 1))]  # a view keeps them all
         return self.backend.xp.concatenate(first)
+
+    def _plain_statistic(self, length: Array) -> Array:
+        """The observed t or F by sums in float64: in float32 1 - u^2 has too few digits where t is in the hundreds."""
+        xp, df = self.backend.xp, float(self.part.df)
+        u = self.along / length
+        explained = (u * u).sum(axis=0)
+        with np.errstate(divide="ignore"):
+            rest = xp.maximum(1 - explained, 0)
+            value = u[0] * xp.sqrt(df / rest) if self.part.kind == "t" else df / self.part.r * explained / rest
+            return value.astype(self.e.dtype)
 
     def _neighbourhood_maxima(self, maps: Array, start: int, stop: int) -> None:
         """Largest cluster size, mass and TFCE of each map."""
@@ -163,8 +174,7 @@ class PermutationRun:
         least = backend.to_numpy(self.least).astype(np.float64)
         n = self.arrangements.n
         p = self._whole(backend.to_numpy(self.counts) / n)
-        size = np.abs(observed) if plan.two_sided else observed
-        p_fwe = self._whole(self._fwe(least, size, "max_stat", tail))
+        p_fwe = self._whole(self._fwe(least, "max_stat", tail))
         shown = observed if self.statistic is None else backend.to_numpy(self.statistic)
         labels, table = (None, None) if plan.cluster_threshold is None else self._clusters(tail)
         enhanced, enhanced_p = (None, None) if not plan.tfce else self._tfce(tail)
@@ -211,17 +221,15 @@ class PermutationRun:
             settings={**settings, **self.plan.describe(), "n_distinct": self.arrangements.n_distinct},
         )
 
-    def _fwe(
-        self, least: NDArray[np.float64], observed: NDArray[np.float64], name: str, tail: str | None
-    ) -> NDArray[np.float64]:
-        """Share of the null maxima that reach `least`, or their fitted tail beyond `observed`."""
+    def _fwe(self, least: NDArray[np.float64], name: str, tail: str | None) -> NDArray[np.float64]:
+        """Share of the null maxima that reach `least`, which has room for ties, or their fitted tail beyond it."""
         null = self.null[name]
         if tail is None:
             ranked = np.sort(null)
             return (len(ranked) - np.searchsorted(ranked, least, side="left")) / len(ranked)
         from gpuroi.inference.tail import gamma_p, gpd_tail
 
-        fitted = (gpd_tail if tail == "gpd" else gamma_p)(observed, null)
+        fitted = (gpd_tail if tail == "gpd" else gamma_p)(least, null, rtol=0.0)
         self.tail_fit[name] = fitted.fit
         return np.asarray(fitted.p)
 
@@ -231,15 +239,20 @@ class PermutationRun:
         plan, backend = self.plan, self.backend
         assert plan.cluster_threshold is not None  # the caller has asked
         graph = plan.domain.graph
-        observed = self._on_domain(self.observed[None])[0]
+        observed = self._on_domain(self.mapped[None])[0]
         labels, sizes, masses, signs = (
             backend.to_numpy(a) if backend.owns(a) else np.asarray(a)
             for a in backend.cluster_labels(observed, plan.cluster_threshold, graph, plan.two_sided, True, plan.excess)
         )
         values = backend.to_numpy(observed).astype(np.float64)
-        peaks = [int(np.argmax(np.where(labels == i + 1, np.abs(values), -1))) for i in range(len(sizes))]
+        inside = np.flatnonzero(labels)
+        inside = inside[np.argsort(-np.abs(values[inside]), kind="stable")]
+        peaks = inside[np.unique(labels[inside], return_index=True)[1]]  # the first, hence the largest, of each label
         statistic = self._whole(backend.to_numpy(self.observed).astype(np.float64))
         close = 1 - _TIE_SUM[self.e.dtype.name]
+        taken = plan.cluster_threshold if plan.excess else 0.0
+        least = np.maximum(np.abs(backend.to_numpy(self._least_map()).astype(np.float64)) - taken, 0)
+        least_mass = np.bincount(labels, weights=least, minlength=len(sizes) + 1)[1:]
         return labels, pd.DataFrame(
             {
                 "label": np.arange(1, len(sizes) + 1),
@@ -248,18 +261,28 @@ class PermutationRun:
                 "mass": np.asarray(masses, np.float64),
                 "peak": np.asarray(peaks, np.int64),
                 "peak_stat": statistic[peaks],
-                "p_size_fwe": self._fwe(sizes * close, sizes, "max_size", tail),
-                "p_mass_fwe": self._fwe(masses * close, masses, "max_mass", tail),
+                "p_size_fwe": self._fwe(sizes * close, "max_size", tail),
+                "p_mass_fwe": self._fwe(np.minimum(masses, least_mass) * close, "max_mass", tail),
             }
         )
 
+    def _least_map(self) -> Array:
+        """A map over the domain such that a rearrangement which ties with the observed data has no smaller one.
+
+        Rounding moves a large t by more than it moves a small one, and its sums and powers with it.
+        """
+        xp = self.backend.xp
+        size = xp.maximum(self.least, 0)
+        signed = xp.where(self.mapped < 0, -size, size) if self.plan.two_sided else self.least
+        return self._on_domain(signed[None])[0]
+
     def _tfce(self, tail: str | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         plan, backend = self.plan, self.backend
-        maps = self._on_domain(self.observed[None])
+        maps = self._on_domain(self.mapped[None])
+        maps = backend.xp.concatenate([maps, self._least_map()[None]])
         enhanced, _ = backend.tfce(maps, plan.graph_for_tfce, 2.0, 0.5, _step(plan.tfce_step), plan.two_sided, True)
-        values = backend.to_numpy(enhanced)[0].astype(np.float64)
-        size = np.abs(values)
-        p = self._fwe(size * (1 - _TIE_SUM[self.e.dtype.name]), size, "max_tfce", tail)
+        values, least = backend.to_numpy(enhanced).astype(np.float64)
+        p = self._fwe(np.abs(least) * (1 - _TIE_SUM[self.e.dtype.name]), "max_tfce", tail)
         p[~self.kept], values[~self.kept] = np.nan, np.nan
         return values, p
 
@@ -277,6 +300,29 @@ class PermutationRun:
 
     # ------------------------------------------------------------------ setting up
 
+    @cached_property
+    def key(self) -> str:
+        """Digest of all that decides the result; made when a state is asked for: it reads the residuals once."""
+        backend, part, plan, arrangements = self.backend, self.part, self.plan, self.arrangements
+        some = np.unique(np.linspace(0, arrangements.n - 1, 256).astype(np.int64))
+        rows = np.concatenate([arrangements.rows(k, k + 1) for k in some])
+        graphs = [] if not plan.needs_maps else [*plan.domain.graph, *(plan.tfce_graph or ())]
+        h = hashlib.sha256()
+        for array in (
+            backend.to_numpy(self.e),
+            backend.to_numpy(self.observed),
+            self.kept,
+            part.x_orth,
+            part.z,
+            rows,
+            *graphs,
+        ):
+            h.update(np.ascontiguousarray(array).data)
+            h.update(str((array.shape, array.dtype)).encode())
+        told = (self.method, arrangements.n, arrangements.n_distinct, sorted(plan.describe().items()))
+        h.update(repr(told).encode())
+        return h.hexdigest()
+
     def _null_names(self) -> list[str]:
         clusters = ["max_size", "max_mass"] if self.plan.cluster_threshold is not None else []
         return ["max_stat", *clusters, *(["max_tfce"] if self.plan.tfce else [])]
@@ -290,7 +336,7 @@ class PermutationRun:
         unit = _TIE * float(np.finfo(observed.dtype).eps)
         if self.statistic is not None:  # z: rounding errors of the conversion
             size = xp.abs(observed) if self.plan.two_sided else observed
-            return (size - unit * (1 + size)).astype(observed.dtype)
+            return xp.where(xp.isinf(size), size, size - unit * (1 + xp.abs(size))).astype(observed.dtype)
         # Through the correlation u, t = u sqrt(df / (1 - u^2)): the first-order slack passes t itself where the fit is
         # nearly exact, and is inf where it is exact.
         per_r = self.part.df if self.part.kind == "t" else self.part.df / self.part.r
@@ -304,7 +350,7 @@ class PermutationRun:
         return (per_r * u * u / ((1 - u) * (1 + u))).astype(observed.dtype)
 
     def _full_model_residuals(self, data: Array) -> Array:
-        e, kept, _ = residuals(self.backend, data, self.part, block=_BLOCK, full_model=True)
+        e, kept, _, _ = residuals(self.backend, data, self.part, block=_BLOCK, full_model=True)
         if not np.array_equal(kept, self.kept):
             raise DataError(
                 f"{int((kept != self.kept).sum())} elements are fitted exactly: ter Braak leaves nothing to rearrange",
@@ -344,20 +390,3 @@ def _table(plan: StatisticsPlan, part: Partition) -> ZTable | FZTable | None:
     if plan.scale == "t" or not plan.needs_maps:
         return None
     return FZTable(part.r, part.df) if part.kind == "F" else ZTable(part.df)
-
-
-def _digest(
-    backend: Backend,
-    e: Array,
-    part: Partition,
-    plan: StatisticsPlan,
-    method: str,
-    arrangements: Rearrangements | SignFlipGroup,
-) -> str:
-    """Digest of all that decides the result."""
-    h = hashlib.sha256()
-    for array in (backend.to_numpy(e), part.x_orth, part.z, arrangements.rows(0, min(3, arrangements.n))):
-        h.update(np.ascontiguousarray(array).data)
-        h.update(str((array.shape, array.dtype)).encode())
-    h.update(repr((method, arrangements.n, arrangements.n_distinct, sorted(plan.describe().items()))).encode())
-    return h.hexdigest()

@@ -13,8 +13,9 @@ from gpuroi.backends.base import Array, Backend
 from gpuroi.backends.threads import limited_threads
 from gpuroi.errors import DataError, UsageError
 from gpuroi.inference.correct import coarse_p_warning
-from gpuroi.inference.design import partition
+from gpuroi.inference.design import Partition, partition
 from gpuroi.inference.early_stop import run_until_settled
+from gpuroi.inference.exchange_blocks import BlockTree, block_tree, places_to_reach
 from gpuroi.inference.memory import permutation_peak_bytes
 from gpuroi.inference.permutation_run import PermutationRun
 from gpuroi.inference.plan import StatisticsPlan
@@ -105,7 +106,8 @@ def permutation_test(
         Familywise p below 1 / n_permutations from a generalised Pareto tail or a gamma distribution.
     early_stop : int, optional
         Stop an element when this many rearrangements have reached its statistic (10 or 20, say): many times faster for
-        uncorrected p-values of many elements. There are then no familywise p-values, clusters or TFCE.
+        uncorrected p-values of many elements. There are then no familywise p-values, clusters or TFCE. An exhaustive
+        list is gone through in random order; `permutations` in their own, which should be random.
     seed : int, default 0
         Rearrangement k depends on (seed, k) alone.
     device : {"auto", "cpu", "cuda", "cuda:N"}
@@ -135,7 +137,8 @@ def permutation_test(
 
     Notes
     -----
-    The identity is rearrangement 0 and goes through the same product as the others. p = (number that reach the observed
+    The identity is rearrangement 0 and goes through the same product as the others; the t or F that is reported and
+    compared is that of sums in float64, equal to the product within its rounding. p = (number that reach the observed
     value) / (number run), the identity counted; values count as equal within a few rounding errors. Signs are flipped
     only when asked for: a constant column in the design changes nothing. Elements without a statistic (constant, or
     with a missing value) are NaN in every map and enter no maximum.
@@ -196,12 +199,16 @@ def permutation_test(
             x=rows,
             explicit=permutations,
         )
+    if errors == "ee" and permutations is None:
+        _warn_of_effect_that_stays(part, block_tree(len(x), blocks, whole_blocks=whole_blocks, errors=errors))
     if plan.domain is not None and plan.domain.n_elements != values.shape[1]:
         raise DataError(
             f"data has {values.shape[1]} elements but the domain has {plan.domain.n_elements}",
             "take the data from the same mask, parcels or vertices as the domain",
         )
     _say(arrangements, n_permutations, permutations is not None)
+    if cluster_threshold is not None and cluster_threshold < 1:
+        _log.warning("cluster_threshold is %g on the %s scale: is it a p-value?", cluster_threshold, cluster_scale)
     if backend.name == "cpu" and variance_groups is None:
         needs = permutation_peak_bytes(
             len(x),
@@ -220,9 +227,9 @@ def permutation_test(
         if early_stop is not None:
             if checkpoint is not None or resume is not None or tail is not None:
                 raise UsageError("early_stop goes with no checkpoint, resume or tail", "leave these out")
-            p, n_run = run_until_settled(test, early_stop, progress)
+            p, n_run = run_until_settled(test, early_stop, progress, seed)
             return test.sequential_result(
-                p, n_run, {"errors": errors, "flips": flips, "seed": seed, "early_stop": early_stop}
+                p, n_run, {"errors": errors, "flips": flips, "seed": seed, "method": method, "early_stop": early_stop}
             )
         test.run(progress, checkpoint, resume)
         return test.result(tail, {"errors": errors, "flips": flips, "seed": seed, "method": method})
@@ -236,6 +243,25 @@ def _flips_of_a_group(flips: str, errors: str, permutations: Any) -> bool:
         found = f'errors="{errors}"' if permutations is None else "permutations of your own"
         raise UsageError(f'flips="group" with {found}', 'a group is of sign flips alone: use errors="ise"')
     return flips == "group"
+
+
+def _warn_of_effect_that_stays(part: Partition, tree: BlockTree) -> None:
+    """Warn of an effect that is, but for the nuisance, the same wherever a permutation may bring an observation.
+
+    Such as a mean beside a covariate that is not centred, or a group of blocks where subjects trade places within them.
+    """
+    place = places_to_reach(tree)
+    columns = np.hstack([part.x_orth, part.z])
+    sums = np.stack([np.bincount(place, weights=column) for column in columns.T], axis=1)  # (places, rank)
+    columns = columns - (sums / np.bincount(place)[:, None])[place]
+    x, z = columns[:, : part.r], columns[:, part.r :]
+    left = x - z @ np.linalg.lstsq(z, x, rcond=1e-10)[0]
+    if np.linalg.norm(left) < 1e-8:
+        _log.warning(
+            "the effect is constant, but for the nuisance, wherever observations may trade places: permutations move "
+            'it by way of the nuisance alone, and p is not to be relied on; errors="ise" flips signs, if errors are '
+            "symmetric about 0"
+        )
 
 
 def _say(arrangements: Rearrangements | SignFlipGroup, n_asked: int, explicit: bool) -> None:

@@ -26,6 +26,8 @@ class StatisticsPlan:
     tfce : bool
     tfce_step : "exact", "max/100" or float
     tfce_graph : Graph or None
+    tfce_connectivity : int or None
+        Of a voxel grid; None elsewhere.
     two_sided : bool
     is_t : bool
         False for F, which has one side.
@@ -42,6 +44,7 @@ class StatisticsPlan:
     two_sided: bool
     is_t: bool = True
     excess: bool = False
+    tfce_connectivity: int | None = None
 
     @classmethod
     def of(
@@ -71,16 +74,27 @@ class StatisticsPlan:
         is_step = isinstance(tfce_step, (int, float)) and 0 < tfce_step < math.inf
         if tfce_step not in ("exact", "max/100") and not is_step:
             raise UsageError(f"tfce_step is {tfce_step!r}", 'use "exact", "max/100" or a step above 0')
-        graph = None
+        graph, neighbours = None, None
         if tfce:
             if tfce_connectivity is not None and not hasattr(domain, "with_connectivity"):
                 raise UsageError(
                     "tfce_connectivity is for voxel grids", "leave it out: the domain knows its neighbours"
                 )
-            graph = (domain if tfce_connectivity is None else domain.with_connectivity(tfce_connectivity)).graph
+            around = domain if tfce_connectivity is None else domain.with_connectivity(tfce_connectivity)
+            graph, neighbours = around.graph, getattr(around, "connectivity", None)
         if cluster_mass not in ("sum", "excess"):
             raise UsageError(f'cluster_mass is "{cluster_mass}"', 'use "sum" or "excess"')
-        return cls(domain, cluster_threshold, scale, tfce, tfce_step, graph, two_sided, excess=cluster_mass == "excess")
+        return cls(
+            domain,
+            cluster_threshold,
+            scale,
+            tfce,
+            tfce_step,
+            graph,
+            two_sided,
+            excess=cluster_mass == "excess",
+            tfce_connectivity=neighbours,
+        )
 
     def for_f(self) -> StatisticsPlan:
         """The same for an F contrast."""
@@ -95,6 +109,7 @@ class StatisticsPlan:
             "cluster_mass": "excess" if self.excess else "sum",
             "tfce": self.tfce,
             "tfce_step": self.tfce_step if self.tfce else None,
+            "tfce_connectivity": self.tfce_connectivity,
             "domain": None if self.domain is None else self.domain.describe(),
         }
 

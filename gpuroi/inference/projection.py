@@ -133,7 +133,7 @@ class Rearranged:
 
 def residuals(
     backend: Backend, data: Array, part: Partition, *, block: int, full_model: bool = False
-) -> tuple[Array, NDArray[np.bool_], Array]:
+) -> tuple[Array, NDArray[np.bool_], Array, Array]:
     """Project the nuisance out of every element and scale what is left to unit length.
 
     Parameters
@@ -155,13 +155,16 @@ def residuals(
         On the host. Constant elements, and those with a missing or infinite value, are left out.
     along : float64 array, shape (r, w)
         Coordinates of the residuals in the effect space, before they were scaled.
+    length : float64 array, shape (w,)
+        Lengths of the residuals, before they were scaled.
     """
     xp = backend.xp
     basis = backend.asarray(np.hstack([part.z, part.x_orth]) if full_model else part.z)
     n, v = data.shape
     e = xp.empty((n, v), dtype=data.dtype)
     effect = backend.asarray(part.x_orth)
-    along, keep = xp.empty((effect.shape[1], v), dtype=np.float64), xp.empty(v, dtype=np.bool_)
+    along, lengths = xp.empty((effect.shape[1], v), dtype=np.float64), xp.empty(v, dtype=np.float64)
+    keep = xp.empty(v, dtype=np.bool_)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         for start in range(0, v, block):
             part_of = slice(start, min(v, start + block))
@@ -172,24 +175,37 @@ def residuals(
             length = xp.sqrt((rest * rest).sum(axis=0))
             good = xp.isfinite(length) & (length > _CONSTANT * largest * np.sqrt(n))
             e[:, part_of] = (rest / xp.where(good, length, 1.0)).astype(data.dtype)
-            along[:, part_of], keep[part_of] = effect.T @ rest, good
+            along[:, part_of], lengths[part_of], keep[part_of] = effect.T @ rest, length, good
     kept = backend.to_numpy(keep)  # sync: reads which elements have a statistic
     if not kept.any():
-        raise DataError(
-            f"none of the {v} elements has a statistic: all are constant or hold missing values",
-            "check the data and the mask",
-        )
+        raise _nothing_left(backend, data)
     if kept.all():
-        return e, kept, along
+        return e, kept, along, lengths
     where = backend.asarray(np.flatnonzero(kept))
-    return xp.ascontiguousarray(e[:, where]), kept, along[:, where]
+    return xp.ascontiguousarray(e[:, where]), kept, along[:, where], lengths[where]
+
+
+def _nothing_left(backend: Backend, data: Array) -> DataError:
+    """Say why no element has a statistic."""
+    n, v = data.shape
+    empty = np.flatnonzero(~backend.to_numpy(backend.xp.isfinite(data).any(axis=1))) if v else np.empty(0, int)
+    if empty.size:
+        listed = ", ".join(str(i + 1) for i in empty[:8]) + (f" and {empty.size - 8} more" if empty.size > 8 else "")
+        return DataError(
+            f"{empty.size} of {n} observations hold no finite value (rows {listed}): no element has a statistic",
+            "leave these observations out of data and design",
+        )
+    return DataError(
+        f"none of the {v} elements has a statistic: all are constant or hold missing values",
+        "check the data and the mask",
+    )
 
 
 def _without_constant(z: NDArray[np.float64]) -> NDArray[np.float64]:
     """The basis without the constant, where it lies in its span: residuals sum to 0 however they are permuted."""
     n = len(z)
     ones = np.full(n, 1 / np.sqrt(n))
-    if z.shape[1] == 0 or abs(np.linalg.norm(z.T @ ones) - 1) > 1e-10:
+    if np.linalg.norm(ones - z @ (z.T @ ones)) > 1e-10:
         return z
     left = z - ones[:, None] * (ones @ z)
     basis, size, _ = np.linalg.svd(left, full_matrices=False)
