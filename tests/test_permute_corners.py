@@ -8,8 +8,8 @@ from scipy import stats
 from test_permute import brute_force, example
 
 from gpuroi.domains import ParcelGraph, SurfaceMesh, VoxelGrid
-from gpuroi.errors import DataError
-from gpuroi.inference import permutation_test
+from gpuroi.errors import DataError, UsageError
+from gpuroi.inference import permutation_test, tfce
 
 GRID = VoxelGrid(np.ones((3, 3, 3), bool))
 
@@ -113,6 +113,7 @@ def test_clusters_with_weights_equal_brute_force_with_elements_left_out(backend,
         permutations=rows,
         cluster_threshold=1.0,
         tfce=True,
+        tfce_E=0.5,
         two_sided=two_sided,
     )
     tested = np.ones(27, bool)
@@ -293,3 +294,19 @@ def test_an_effect_that_permutations_move_by_the_nuisance_alone_is_said(caplog):
     for x, contrast, asked in sound:
         permutation_test(y, x, contrast, n_permutations=200, device="cpu", **asked)
     assert "relied on" not in caplog.text
+
+
+def test_tfce_exponents_follow_the_domain_and_the_call():
+    vertices = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [2, 1, 0]])
+    mesh = SurfaceMesh(vertices, np.array([[0, 1, 2], [1, 2, 3], [1, 3, 4]]))
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((10, 5)) + 1
+    x = np.column_stack([np.ones(10), np.arange(10) % 2])
+    options = {"n_permutations": 20, "domain": mesh, "tfce": True, "device": "cpu"}
+    result = permutation_test(y, x, [1, 0], **options)
+    assert result.settings["tfce_E"] == 1.0
+    np.testing.assert_allclose(result.tfce, tfce(result.statistic, mesh, H=2, E=1.0), rtol=1e-9)
+    other = permutation_test(y, x, [1, 0], tfce_H=1.5, tfce_E=0.7, **options)
+    np.testing.assert_allclose(other.tfce, tfce(other.statistic, mesh, H=1.5, E=0.7), rtol=1e-9)
+    with pytest.raises(UsageError, match="tfce_H"):
+        permutation_test(y, x, [1, 0], tfce_H=0.0, **options)

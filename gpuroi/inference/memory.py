@@ -46,7 +46,7 @@ def permutation_peak_bytes(
     Examples
     --------
     >>> round(permutation_peak_bytes(100, 235_000) / 1e6)
-    135
+    137
     """
     item = 8 if np.dtype(dtype).kind == "f" and np.dtype(dtype).itemsize > 4 else 4
     residuals = item * n_subjects * n_elements

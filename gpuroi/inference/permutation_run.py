@@ -152,7 +152,8 @@ class PermutationRun:
             self.null["max_size"][start:stop] = backend.to_numpy(size)
             self.null["max_mass"][start:stop] = backend.to_numpy(mass)
         if plan.tfce:
-            _, best = backend.tfce(maps, plan.graph_for_tfce, 2.0, 0.5, _step(plan.tfce_step), plan.two_sided, False)
+            step = _step(plan.tfce_step)
+            _, best = backend.tfce(maps, plan.graph_for_tfce, *plan.tfce_exponents, step, plan.two_sided, False)
             self.null["max_tfce"][start:stop] = backend.to_numpy(best)
 
     def _on_domain(self, maps: Array) -> Array:
@@ -280,7 +281,8 @@ class PermutationRun:
         plan, backend = self.plan, self.backend
         maps = self._on_domain(self.mapped[None])
         maps = backend.xp.concatenate([maps, self._least_map()[None]])
-        enhanced, _ = backend.tfce(maps, plan.graph_for_tfce, 2.0, 0.5, _step(plan.tfce_step), plan.two_sided, True)
+        step = _step(plan.tfce_step)
+        enhanced, _ = backend.tfce(maps, plan.graph_for_tfce, *plan.tfce_exponents, step, plan.two_sided, True)
         values, least = backend.to_numpy(enhanced).astype(np.float64)
         p = self._fwe(np.abs(least) * (1 - _TIE_SUM[self.e.dtype.name]), "max_tfce", tail)
         p[~self.kept], values[~self.kept] = np.nan, np.nan

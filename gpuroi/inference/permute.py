@@ -48,6 +48,8 @@ def permutation_test(
     tfce: bool = False,
     tfce_step: float | str = "exact",
     tfce_connectivity: int | None = None,
+    tfce_H: float = 2.0,
+    tfce_E: float | None = None,
     permutations: Any = None,
     variance_groups: Any = None,
     tail: str | None = None,
@@ -91,11 +93,13 @@ def permutation_test(
     cluster_mass : {"sum", "excess"}
         Sum over a cluster of ``abs(statistic)`` (FSL, PALM), or of what exceeds the threshold (nilearn).
     tfce : bool, default False
-        Threshold-free cluster enhancement, H = 2 and E = 0.5.
+        Threshold-free cluster enhancement.
     tfce_step : "exact", float or "max/100"
         The exact integral; or a sum with this step; or PALM's, relative to each map.
     tfce_connectivity : {6, 18, 26}, optional
         Of a voxel grid, for TFCE alone; by default the domain's own.
+    tfce_H, tfce_E : float, default 2 and 0.5
+        Exponents of height and extent. E is 1 on surfaces by default, as in FSL and PALM.
     permutations : int array, shape (k, n_subjects), optional
         The rearrangements themselves, as PALM lists them: row b moves the residual of subject i to place
         ``abs(b[i])``, from 1, and takes its sign. Overrides `errors`, `blocks`, `seed` and `n_permutations`.
@@ -165,7 +169,15 @@ def permutation_test(
     if tail not in (None, "gpd", "gamma"):
         raise UsageError(f'tail is "{tail}"', 'use None, "gpd" or "gamma"')
     plan = StatisticsPlan.of(
-        domain, cluster_threshold, cluster_scale, tfce, tfce_step, tfce_connectivity, two_sided, cluster_mass
+        domain,
+        cluster_threshold,
+        cluster_scale,
+        tfce,
+        tfce_step,
+        tfce_connectivity,
+        two_sided,
+        cluster_mass,
+        (tfce_H, tfce_E),
     )
     backend, values = _place(data, device)
     x = np.asarray(design, dtype=np.float64)

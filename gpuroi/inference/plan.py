@@ -28,6 +28,8 @@ class StatisticsPlan:
     tfce_graph : Graph or None
     tfce_connectivity : int or None
         Of a voxel grid; None elsewhere.
+    tfce_exponents : (float, float)
+        H and E.
     two_sided : bool
     is_t : bool
         False for F, which has one side.
@@ -45,6 +47,7 @@ class StatisticsPlan:
     is_t: bool = True
     excess: bool = False
     tfce_connectivity: int | None = None
+    tfce_exponents: tuple[float, float] = (2.0, 0.5)
 
     @classmethod
     def of(
@@ -57,6 +60,7 @@ class StatisticsPlan:
         tfce_connectivity: int | None,
         two_sided: bool,
         cluster_mass: str,
+        tfce_exponents: tuple[float, float | None] = (2.0, None),
     ) -> StatisticsPlan:
         """Check the arguments of `permutation_test` that say what is wanted."""
         if scale not in ("t", "z"):
@@ -74,6 +78,12 @@ class StatisticsPlan:
         is_step = isinstance(tfce_step, (int, float)) and 0 < tfce_step < math.inf
         if tfce_step not in ("exact", "max/100") and not is_step:
             raise UsageError(f"tfce_step is {tfce_step!r}", 'use "exact", "max/100" or a step above 0')
+        height, extent = tfce_exponents
+        if extent is None:
+            extent = 1.0 if hasattr(domain, "faces") else 0.5  # as FSL and PALM: 1 on surfaces
+        for name, value in (("tfce_H", height), ("tfce_E", extent)):
+            if not 0 < value < math.inf:
+                raise UsageError(f"{name} is {value}", "give an exponent above 0: H = 2, E = 0.5 are usual")
         graph, neighbours = None, None
         if tfce:
             if tfce_connectivity is not None and not hasattr(domain, "with_connectivity"):
@@ -94,6 +104,7 @@ class StatisticsPlan:
             two_sided,
             excess=cluster_mass == "excess",
             tfce_connectivity=neighbours,
+            tfce_exponents=(float(height), float(extent)),
         )
 
     def for_f(self) -> StatisticsPlan:
@@ -110,6 +121,8 @@ class StatisticsPlan:
             "tfce": self.tfce,
             "tfce_step": self.tfce_step if self.tfce else None,
             "tfce_connectivity": self.tfce_connectivity,
+            "tfce_H": self.tfce_exponents[0] if self.tfce else None,
+            "tfce_E": self.tfce_exponents[1] if self.tfce else None,
             "domain": None if self.domain is None else self.domain.describe(),
         }
 
