@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def test_memory_order_and_splits_change_nothing(monkeypatch):
     data, design = simulated(v=500)
     contrasts = {"t": [1, -1, 0, 0], "f": np.array(CONTRASTS["groups"])}
     whole = glm(data, design, contrasts)
-    monkeypatch.setattr("gpuroi.inference.glm._AT_ONCE", 60_000)
+    monkeypatch.setattr(sys.modules["gpuroi.inference.glm"], "_AT_ONCE", 60_000)
     split = glm(np.asfortranarray(data), design, contrasts)
     for name in contrasts:
         np.testing.assert_allclose(split[name].statistic, whole[name].statistic, rtol=1e-11)
