@@ -241,13 +241,40 @@ def test_results_do_not_depend_on_batches_blocks_or_threads(monkeypatch):
     options = {"domain": grid, "n_permutations": 150, "cluster_threshold": 2.0, "tfce": True, "device": "cpu"}
     base = permutation_test(y, x, [0, 1, 0, 0], **options)
     for batch, block, jobs in ((64, 8192, 1), (64, 700, 2), (17, 1111, 3)):
-        monkeypatch.setattr("gpuroi.inference.permutation_run._BATCH", batch)
-        monkeypatch.setattr("gpuroi.inference.permutation_run._BLOCK", block)
+        monkeypatch.setattr("gpuroi.inference.permutation_run.BATCH", batch)
+        monkeypatch.setattr("gpuroi.inference.permutation_run.BLOCK", block)
         other = permutation_test(y, x, [0, 1, 0, 0], n_jobs=jobs, **options)
         for name in ("p", "p_fwe", "p_fdr", "tfce_p_fwe", "cluster_labels"):
             np.testing.assert_array_equal(getattr(other, name), getattr(base, name))
         for name, values in base.null.items():
             np.testing.assert_allclose(other.null[name], values, rtol=2e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"errors": "ise", "flips": "group"}, {"variance_groups": [0, 1] * 6}])
+def test_not_a_bit_depends_on_the_number_of_threads(options):
+    x, y = example(n=12, v=9000)
+    grid = VoxelGrid(np.ones((20, 18, 25), bool))
+    n = 20 if "variance_groups" in options else 150
+    options = {"domain": grid, "n_permutations": n, "cluster_threshold": 2.0, "tfce": True, "device": "cpu", **options}
+    one, *others = [
+        permutation_test(y.astype(np.float32), x, [0, 1, 0, 0], n_jobs=jobs, **options) for jobs in (1, 2, 5)
+    ]
+    for other in others:
+        for name in ("statistic", "p", "p_fwe", "p_fdr", "tfce", "tfce_p_fwe", "cluster_labels"):
+            np.testing.assert_array_equal(getattr(other, name), getattr(one, name))
+        for name, values in one.null.items():
+            np.testing.assert_array_equal(other.null[name], values)
+        assert other.cluster_table.equals(one.cluster_table)
+
+
+def test_the_settings_say_how_observations_were_exchanged():
+    x, y = example(n=12, v=5)
+    blocks = np.repeat([1, 2, 3], 4)
+    within = permutation_test(y, x, [0, 1, 0, 0], blocks=blocks, n_permutations=300)
+    assert within.settings["blocks"] == "3 blocks, exchanged within"
+    assert within.settings["n_variance_groups"] == 1
+    plain = permutation_test(y, x, [0, 1, 0, 0], variance_groups=[0, 1] * 6, n_permutations=20)
+    assert (plain.settings["blocks"], plain.settings["n_variance_groups"]) == (None, 2)
 
 
 def test_a_run_that_was_interrupted_goes_on_to_the_same_result(backend):

@@ -218,17 +218,17 @@ def test_whole_blocks_of_flips_take_the_transform_and_others_the_product(backend
 
     x, y = one_sample(n=21, v=70)
     part, group = partition(x, [1, 0, 0]), sign_flip_group(21, n_permutations=512)
-    e, *_ = residuals(backend, backend.asarray(y), part, block=64)
+    e, *_ = residuals(backend, backend.asarray(y), part)
     projection = Projection.of(part, "freedman-lane", flips=True)
     plain = Rearranged(backend, e, projection, 64, 50)
     fast = GroupFlips(dataclasses.replace(backend, sign_flip_sums=counted), e, projection, 64, 50, group)
     for start, stop, log2_k in [(0, 64, 6), (448, 512, 6), (96, 104, 3), (511, 512, 0), (1, 65, None), (64, 70, None)]:
         calls.clear()
-        got, want = (list(source.blocks(group.rows(start, stop))) for source in (fast, plain))
+        got, want = (source.prepare(group.rows(start, stop)) for source in (fast, plain))
+        assert fast.parts() == plain.parts() == [slice(0, 50), slice(50, 70)]
+        for block in fast.parts():
+            check(got(block), backend.to_numpy(want(block)), backend=backend, rtol=1e-11, atol=1e-12)
         assert set(calls) == (set() if log2_k is None else {log2_k})
-        assert [part for part, _ in got] == [part for part, _ in want] == [slice(0, 50), slice(50, 70)]
-        for (_, statistics), (_, product) in zip(got, want, strict=True):
-            check(statistics, backend.to_numpy(product), backend=backend, rtol=1e-11, atol=1e-12)
 
 
 def test_clusters_and_tfce_are_those_of_the_product(backend: Backend) -> None:

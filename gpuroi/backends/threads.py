@@ -7,13 +7,15 @@ every threading layer, and one that asks for its thread number cannot be cached 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, cached_property
+from typing import Any
 
-__all__ = ["limited_threads", "n_threads", "run_blocks"]
+__all__ = ["limited_threads", "n_threads", "one_blas_thread", "run_blocks"]
 
 _limit: ContextVar[int | None] = ContextVar("gpuroi_threads", default=None)
 
@@ -22,17 +24,23 @@ def run_blocks(work: Callable[[int, int], None], n: int, *, least: int = 1) -> N
     """Call `work(start, stop)` over all of `range(n)`, one contiguous part a thread.
 
     What a part writes must not depend on where it starts and stops. Parts hold at least `least` items;
-    where that leaves one part it runs in the calling thread.
+    where that leaves one part it runs in the calling thread. Blocks within blocks share the threads that are left.
     """
-    parts = min(n_threads(), max(1, n // max(1, least)))
+    threads = n_threads()
+    parts = min(threads, max(1, n // max(1, least)))
     if parts == 1:
         if n:
             work(0, n)
         return
     edges = [n * i // parts for i in range(parts + 1)]
-    rest = [_pool(os.getpid()).submit(work, edges[i], edges[i + 1]) for i in range(1, parts)]
+
+    def part(i: int) -> None:
+        with limited_threads(threads // parts):
+            work(edges[i], edges[i + 1])
+
+    rest = [_pool(os.getpid()).submit(part, i) for i in range(1, parts)]
     try:
-        work(edges[0], edges[1])
+        part(0)
     finally:
         for future in rest:
             future.result()
@@ -48,6 +56,21 @@ def limited_threads(n: int | None) -> Iterator[None]:
         _limit.reset(token)
 
 
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let BLAS compute in the calling thread within: whoever runs products in threads of their own.
+
+    The number of threads belongs to the process. Of several who ask at once the first sets it, and the last to leave
+    sets it back. Where the caller keeps a limit of its own by threadpoolctl, that limit stays.
+    """
+    blas = _blas(os.getpid())
+    blas.enter()
+    try:
+        yield
+    finally:
+        blas.leave()
+
+
 def n_threads() -> int:
     """Threads that the CPU kernels use.
 
@@ -60,6 +83,42 @@ def n_threads() -> int:
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Blas:
+    """The threads of BLAS, set and set back by one thread: threadpoolctl listens to no other than the first."""
+
+    def __init__(self) -> None:
+        self._lock, self._asking = threading.Lock(), 0
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpuroi-blas")
+        self._limited: Any = None
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._asking == 0:
+                self._thread.submit(self._limit).result()
+            self._asking += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._asking -= 1
+            if self._asking == 0:
+                self._thread.submit(self._limited.__exit__, None, None, None).result()
+
+    def _limit(self) -> None:
+        self._limited = self._libraries.limit(limits=1, user_api="blas")
+        self._limited.__enter__()
+
+    @cached_property
+    def _libraries(self) -> Any:
+        import threadpoolctl  # looking for the libraries takes a millisecond
+
+        return threadpoolctl.ThreadpoolController()
+
+
+@cache
+def _blas(process: int) -> _Blas:
+    return _Blas()
 
 
 @cache

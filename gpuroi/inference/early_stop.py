@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from gpuroi.backends.base import Array
 from gpuroi.errors import UsageError
 from gpuroi.inference.permutation_run import PermutationRun
-from gpuroi.inference.projection import Rearranged
+from gpuroi.inference.projection import BATCH, Rearranged, for_each_block
 
 __all__ = ["run_until_settled"]
-
-_BATCH = 64
 
 
 def run_until_settled(
@@ -53,12 +51,10 @@ def run_until_settled(
     source, least, some_rows = test.source, test.least, _in_random_order(test, seed)
     counts = xp.zeros(len(active), dtype=np.int64)
     p, run = np.ones(len(active)), np.full(len(active), n, np.int64)
-    for start in range(0, n, _BATCH):
-        stop = min(start + _BATCH, n)
-        rows = some_rows(start, stop)
-        reached = xp.concatenate(
-            [_reaches(test, statistics, least[part], start) for part, statistics in source.blocks(rows)], axis=1
-        )  # (k, w): a batch of hits, one byte each
+    for start in range(0, n, BATCH):
+        stop = min(start + BATCH, n)
+        reached = xp.empty((stop - start, len(active)), dtype=np.bool_)  # (k, w): a batch of hits, one byte each
+        for_each_block(source, some_rows(start, stop), _noting(test, reached, least, first=start == 0))
         tally = counts + xp.cumsum(reached, axis=0, dtype=np.int64)  # (k, w)
         counts = tally[-1]
         settled = test.backend.to_numpy(counts >= exceedances)  # sync: reads who is done
@@ -88,10 +84,13 @@ def _in_random_order(test: PermutationRun, seed: int) -> Callable[[int, int], ND
     return lambda start, stop: rows[order[start:stop]]
 
 
-def _reaches(test: PermutationRun, statistics: Array, least: Array, start: int) -> Array:
-    """Which rearrangements reach the observed statistic, bool (k, w); the identity does."""
-    size = test.backend.xp.abs(statistics) if test.plan.two_sided else statistics
-    hits = size >= least
-    if start == 0:
-        hits[0] = True
-    return hits
+def _noting(test: PermutationRun, reached: Array, least: Array, *, first: bool) -> Callable[[slice, Array], None]:
+    """Note which rearrangements reach the observed statistic; the identity does."""
+
+    def note(part: slice, statistics: Array) -> None:
+        size = test.backend.xp.abs(statistics) if test.plan.two_sided else statistics
+        reached[:, part] = size >= least[part]
+        if first:
+            reached[0, part] = True
+
+    return note

@@ -6,7 +6,7 @@ between elements and rearrangements, so they are compared as z with the same tai
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,26 +57,30 @@ class GroupVariances:
         model = Model.of(backend, part.basis, [part.contrast], [part.kind == "F"], groups)
         return cls(backend, e, part, model)
 
-    def blocks(self, rows: NDArray[np.int32]) -> Iterator[tuple[slice, Array]]:
-        """Statistics on the z scale, (k, part of w), block by block of elements; 0 where there is none."""
+    def parts(self) -> list[slice]:
+        """Blocks of elements."""
+        w = self.e.shape[1]
+        return [slice(start, min(w, start + _BLOCK)) for start in range(0, w, _BLOCK)]
+
+    def prepare(self, rows: NDArray[np.int32]) -> Callable[[slice], Array]:
+        """Statistics on the z scale, (k, part of w), of a block of elements; 0 where there is none."""
         xp = self.backend.xp
-        for part in self._parts():
+
+        def statistics(part: slice) -> Array:
             e = self.e[:, part].astype(np.float64)
             maps = []
             for row in rows:
                 z = self._as_z(*self._fit(self._moved(e, row)))
                 maps.append(xp.where(xp.isnan(z), 0.0, z).astype(self.e.dtype))
-            yield part, xp.stack(maps)
+            return xp.stack(maps)
+
+        return statistics
 
     def observed(self) -> tuple[Array, Array]:
         """Observed v or G and their degrees of freedom, float64 (w,)."""
         xp = self.backend.xp
-        found = [self._fit(self.e[:, part].astype(np.float64)) for part in self._parts()]
+        found = [self._fit(self.e[:, part].astype(np.float64)) for part in self.parts()]
         return xp.concatenate([v for v, _ in found]), xp.concatenate([df for _, df in found])
-
-    def _parts(self) -> Iterator[slice]:
-        w = self.e.shape[1]
-        return (slice(start, min(w, start + _BLOCK)) for start in range(0, w, _BLOCK))
 
     def _fit(self, y: Array) -> tuple[Array, Array]:
         with np.errstate(all="ignore"):

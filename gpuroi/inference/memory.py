@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["permutation_peak_bytes"]
+from gpuroi.backends.threads import n_threads
+from gpuroi.inference.projection import BATCH, BLOCK
 
-_BATCH = 64
-_BLOCK = 8192
+__all__ = ["permutation_peak_bytes"]
 
 
 def permutation_peak_bytes(
@@ -21,6 +21,7 @@ def permutation_peak_bytes(
     needs_maps: bool = False,
     as_z: bool = False,
     some_left_out: bool = False,
+    threads: int | None = None,
 ) -> int:
     """Return the bytes that `permutation_test` allocates at its peak on the CPU, beside its input.
 
@@ -37,6 +38,8 @@ def permutation_peak_bytes(
         Maps are turned into z.
     some_left_out : bool, default False
         Some elements have no statistic, so that whole maps are put together again.
+    threads : int, optional
+        Of the CPU; as many as it will have by default.
 
     Returns
     -------
@@ -45,17 +48,19 @@ def permutation_peak_bytes(
 
     Examples
     --------
-    >>> round(permutation_peak_bytes(100, 235_000) / 1e6)
-    137
+    >>> round(permutation_peak_bytes(100, 235_000, threads=1) / 1e6)
+    136
     """
+    threads = threads or n_threads()
     item = 8 if np.dtype(dtype).kind == "f" and np.dtype(dtype).itemsize > 4 else 4
     residuals = item * n_subjects * n_elements
     if some_left_out:
         residuals *= 2  # the kept elements are copied out
-    projecting = residuals + 4 * 8 * n_subjects * min(n_elements, _BLOCK) + 28 * n_elements
-    maps = _BATCH * item * n_elements * needs_maps
-    product = _BATCH * n_products * min(n_elements, _BLOCK) * item
+    projecting = residuals + threads * 4 * 8 * n_subjects * min(n_elements, BLOCK) + 28 * n_elements
+    maps = BATCH * item * n_elements * needs_maps
+    product = threads * BATCH * n_products * min(n_elements, BLOCK) * item
     kept = item * n_subjects * n_elements + maps + (28 + 2 * item) * n_elements
     multiplying = kept + 2 * product  # the last product is there until the next is done
     converting = kept + maps * (as_z + some_left_out) + product // 2
-    return int(1.08 * max(projecting, multiplying, converting))
+    finishing = item * n_subjects * n_elements + (122 + 3 * item) * n_elements  # p-values, sorted for FDR
+    return int(1.08 * max(projecting, multiplying, converting, finishing))

@@ -16,7 +16,7 @@ from gpuroi.inference.correct import fdr
 from gpuroi.inference.design import Partition
 from gpuroi.inference.heteroscedastic import GroupVariances
 from gpuroi.inference.plan import StatisticsPlan
-from gpuroi.inference.projection import Projection, Rearranged, residuals
+from gpuroi.inference.projection import BATCH, BLOCK, Projection, Rearranged, Source, for_each_block, residuals
 from gpuroi.inference.rearrange import Rearrangements
 from gpuroi.inference.result import PermutationResult, PermutationState
 from gpuroi.inference.sign_flip_group import GroupFlips, SignFlipGroup
@@ -24,8 +24,6 @@ from gpuroi.inference.ztable import FZTable, ZTable
 
 __all__ = ["PermutationRun"]
 
-_BATCH = 64  # rearrangements in one product: below 50 it is slow, above 100 the maps leave the cache
-_BLOCK = 8192  # elements in one product on the CPU
 _GROUP_BATCH = 256  # flips of a group in one transform on the CPU, where no maps are kept: the data are read less often
 _TIE = 32  # rounding errors that two statistics may differ by and still count as equal
 _TIE_SUM = {"float32": 1e-5, "float64": 1e-10}  # relative difference at which sums over a cluster of ties are equal
@@ -52,26 +50,27 @@ class PermutationRun:
         variance_groups: Any = None,
     ) -> None:
         self.backend, self.part, self.arrangements, self.plan = backend, part, arrangements, plan
-        self.e, self.kept, self.along, length = residuals(backend, data, part, block=_BLOCK)
+        self.e, self.kept, self.along, length = residuals(backend, data, part)
         self.df: Any = float(part.df)
-        self.batch = _BATCH
+        self.batch = BATCH
         self.statistic: Array | None = None  # v or G, where `observed` is its z
         if variance_groups is None:
-            block = _BLOCK if backend.name == "cpu" else max(1, self.e.shape[1])
+            block = BLOCK if backend.name == "cpu" else max(1, self.e.shape[1])
             projection = Projection.of(part, method, flips=flips)
             e = self.e if method != "ter-braak" else self._full_model_residuals(data)
-            self.source: Rearranged | GroupVariances = Rearranged(backend, e, projection, _BATCH, block)
+            self.source: Source = Rearranged(backend, e, projection, BATCH, block)
             self.observed = self._plain_statistic(length)
-            plain = Rearranged(backend, self.e, Projection.of(part, "freedman-lane", flips=flips), _BATCH, block)
+            plain = Rearranged(backend, self.e, Projection.of(part, "freedman-lane", flips=flips), BATCH, block)
             self.mapped = self._first_row(plain) if plan.needs_maps else self.observed
             if isinstance(arrangements, SignFlipGroup) and method != "draper-stoneman":
                 if backend.name == "cpu" and not plan.needs_maps:
-                    self.batch, block = _GROUP_BATCH, block * _BATCH // _GROUP_BATCH
+                    self.batch = _GROUP_BATCH
                 self.source = GroupFlips(backend, e, projection, self.batch, block, arrangements)
         else:
             self._leave_out_without_variance(variance_groups, method)
-            self.source = GroupVariances.of(backend, self.e, part, variance_groups, method)
-            self.statistic, self.df = self.source.observed()
+            grouped = GroupVariances.of(backend, self.e, part, variance_groups, method)
+            self.source = grouped
+            self.statistic, self.df = grouped.observed()
             self.observed = self.mapped = self._first_row(self.source)
         self.where = None if self.kept.all() else backend.asarray(np.flatnonzero(self.kept))
         self.least = self._least(self.observed)
@@ -106,31 +105,44 @@ class PermutationRun:
         counts = self.backend.to_numpy(self.counts).copy()
         return PermutationState(self.done, counts, {k: v.copy() for k, v in self.null.items()}, self.key)
 
+    @property
+    def n_left_out(self) -> int:
+        """Elements without a statistic."""
+        return int((~self.kept).sum())
+
     # ------------------------------------------------------------------ one batch
 
     def _batch(self, start: int, stop: int) -> None:
         backend, xp = self.backend, self.backend.xp
         rows = self.arrangements.rows(start, stop)
-        largest = xp.full(len(rows), -np.inf, dtype=self.e.dtype)
+        largest: list[Array] = []  # of each block
         maps = xp.empty((len(rows), self.e.shape[1]), dtype=self.e.dtype) if self.plan.needs_maps else None
-        for part, statistics in self.source.blocks(rows):
+
+        def count(part: slice, statistics: Array) -> None:
             if maps is not None:
                 maps[:, part] = statistics
             if start == 0:
                 # The same but for the last digits, and for ter Braak, whose identity is the plain statistic.
                 statistics[0] = self.observed[part]
             two_sided, counts = self.plan.two_sided, self.counts[part]
-            largest = xp.maximum(largest, backend.exceedances(statistics, self.least[part], two_sided, counts))
-        self.null["max_stat"][start:stop] = backend.to_numpy(largest)  # sync: reads the maxima of a batch
+            largest.append(backend.exceedances(statistics, self.least[part], two_sided, counts))
+
+        for_each_block(self.source, rows, count)
+        self.null["max_stat"][start:stop] = backend.to_numpy(xp.stack(largest).max(axis=0))  # sync: reads k maxima
         if maps is not None:
             if start == 0:
                 maps[0] = self.mapped
             self._neighbourhood_maxima(self._on_domain(maps), start, stop)
 
-    def _first_row(self, source: Rearranged | GroupVariances) -> Array:
+    def _first_row(self, source: Source) -> Array:
         """The observed statistic, by the product or the fit that the others go through."""
-        first = [values[0].copy() for _, values in source.blocks(self.arrangements.rows(0, 1))]  # a view keeps them all
-        return self.backend.xp.concatenate(first)
+        first = self.backend.xp.empty(self.e.shape[1], dtype=self.e.dtype)
+
+        def keep(part: slice, statistics: Array) -> None:
+            first[part] = statistics[0]
+
+        for_each_block(source, self.arrangements.rows(0, 1), keep)
+        return first
 
     def _plain_statistic(self, length: Array) -> Array:
         """The observed t or F by sums in float64: in float32 1 - u^2 has too few digits where t is in the hundreds."""
@@ -194,7 +206,7 @@ class PermutationRun:
             n_permutations=n,
             exhaustive=self.arrangements.exhaustive,
             tail_fit=self.tail_fit,
-            n_left_out=int((~self.kept).sum()),
+            n_left_out=self.n_left_out,
             settings={**settings, **plan.describe(), "n_distinct": self.arrangements.n_distinct, "tail": tail},
         )
 
@@ -218,7 +230,7 @@ class PermutationRun:
             n_permutations=self.arrangements.n,
             exhaustive=self.arrangements.exhaustive,
             tail_fit={},
-            n_left_out=int((~self.kept).sum()),
+            n_left_out=self.n_left_out,
             settings={**settings, **self.plan.describe(), "n_distinct": self.arrangements.n_distinct},
         )
 
@@ -352,7 +364,7 @@ class PermutationRun:
         return (per_r * u * u / ((1 - u) * (1 + u))).astype(observed.dtype)
 
     def _full_model_residuals(self, data: Array) -> Array:
-        e, kept, _, _ = residuals(self.backend, data, self.part, block=_BLOCK, full_model=True)
+        e, kept, _, _ = residuals(self.backend, data, self.part, full_model=True)
         if not np.array_equal(kept, self.kept):
             raise DataError(
                 f"{int((kept != self.kept).sum())} elements are fitted exactly: ter Braak leaves nothing to rearrange",

@@ -221,30 +221,47 @@ def permutation_test(
     _say(arrangements, n_permutations, permutations is not None)
     if cluster_threshold is not None and cluster_threshold < 1:
         _log.warning("cluster_threshold is %g on the %s scale: is it a p-value?", cluster_threshold, cluster_scale)
-    if backend.name == "cpu" and variance_groups is None:
-        needs = permutation_peak_bytes(
-            len(x),
-            values.shape[1],
-            values.dtype,
-            n_products=part.r + part.z.shape[1],
-            needs_maps=plan.needs_maps,
-            as_z=plan.scale == "z",
-        )
-        _log.info("peak memory about %.0f MB beside the data", needs / 1e6)
+    settings = {
+        "errors": errors,
+        "flips": flips,
+        "seed": seed,
+        "method": method,
+        "blocks": _blocks_in_words(blocks, whole_blocks, permutations),
+        "n_variance_groups": 1 if variance_groups is None else len(np.unique(variance_groups)),
+    }
     with backend.activate(), limited_threads(n_jobs):
         signs = errors != "ee" if permutations is None else bool(np.any(np.asarray(permutations) < 0))
         test = PermutationRun(
             backend, values, part, method, arrangements, plan, flips=signs, variance_groups=variance_groups
         )
+        if backend.name == "cpu" and variance_groups is None:
+            needs = permutation_peak_bytes(
+                len(x),
+                values.shape[1],
+                values.dtype,
+                n_products=part.r + part.z.shape[1],
+                needs_maps=plan.needs_maps,
+                as_z=plan.scale == "z",
+                some_left_out=test.n_left_out > 0,
+            )
+            _log.info("peak memory about %.0f MB beside the data", needs / 1e6)
         if early_stop is not None:
             if checkpoint is not None or resume is not None or tail is not None:
                 raise UsageError("early_stop goes with no checkpoint, resume or tail", "leave these out")
             p, n_run = run_until_settled(test, early_stop, progress, seed)
-            return test.sequential_result(
-                p, n_run, {"errors": errors, "flips": flips, "seed": seed, "method": method, "early_stop": early_stop}
-            )
+            return test.sequential_result(p, n_run, {**settings, "early_stop": early_stop})
         test.run(progress, checkpoint, resume)
-        return test.result(tail, {"errors": errors, "flips": flips, "seed": seed, "method": method})
+        return test.result(tail, settings)
+
+
+def _blocks_in_words(blocks: Any, whole_blocks: bool, permutations: Any) -> str | None:
+    """How exchangeability blocks restrict the rearrangements, for whoever reads the result."""
+    if blocks is None or permutations is not None:
+        return None
+    given = np.asarray(blocks)
+    if given.ndim == 2 and given.shape[1] > 1:
+        return f"nested in {given.shape[1]} levels"
+    return f"{len(np.unique(given))} blocks, exchanged {'as wholes' if whole_blocks else 'within'}"
 
 
 def _flips_of_a_group(flips: str, errors: str, permutations: Any) -> bool:

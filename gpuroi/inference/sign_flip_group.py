@@ -5,7 +5,7 @@ All signed sums of an element are then one fast Walsh-Hadamard transform instead
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,24 +170,24 @@ class GroupFlips(Rearranged):
 
     group: SignFlipGroup
 
-    def blocks(self, rows: NDArray[np.int32]) -> Iterator[tuple[slice, Array]]:
-        """t or F, (k, part of w), block by block of elements.
+    def prepare(self, rows: NDArray[np.int32]) -> Callable[[slice], Array]:
+        """t or F, (k, part of w), of a block of elements.
 
         The transform takes flips a 2^b to (a + 1) 2^b - 1; other rows go through the product as any do.
         """
         k, backend, projection = len(rows), self.backend, self.projection
         first = np.sign(rows[0])  # the signs that the upper bits of these flips give
         if k & (k - 1) or k > self.group.n or not np.array_equal(np.sign(rows), first * self.group.signs(0, k)):
-            yield from super().blocks(rows)
-            return
+            return super().prepare(rows)
         effect, nuisance = projection.x.T * first, projection.z.T * first  # (r, n), (q, n)
-        log2_k, w = k.bit_length() - 1, self.e.shape[1]
-        for start in range(0, w, self.block):
-            part = slice(start, min(w, start + self.block))
-            u = backend.sign_flip_sums(self.e[:, part], effect, self.group.codes, log2_k)  # (k, r, part)
-            z = backend.sign_flip_sums(self.e[:, part], nuisance, self.group.codes, log2_k)  # (k, q, part)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                yield part, backend.permutation_statistics(u, z, projection.df, projection.as_f)
+        codes, log2_k = self.group.codes, k.bit_length() - 1
+
+        def statistics(part: slice) -> Array:
+            u = backend.sign_flip_sums(self.e[:, part], effect, codes, log2_k)  # (k, r, part)
+            z = backend.sign_flip_sums(self.e[:, part], nuisance, codes, log2_k)  # (k, q, part)
+            return backend.permutation_statistics(u, z, projection.df, projection.as_f)
+
+        return statistics
 
 
 def _units(n: int, tree: BlockTree, x: ArrayLike | None) -> Codes:
