@@ -1,54 +1,76 @@
 """Run nilearn's own tests against gpuroi.nilearn, and write what passes into docs/nilearn-tests.md.
 
-    python tests/nilearn_suite.py
+    python tests/nilearn_suite.py              every suite; writes the page
+    python tests/nilearn_suite.py test_image   one suite, or a few; writes nothing
 
 The tests are those of the installed wheel. pytest runs them in a process of their own, with this file as a plugin that
-puts our functions where the test modules imported nilearn's.
+puts our functions where the test modules imported nilearn's. Each file of `nilearn_suites/` names a test module, the
+functions to replace, and the tests that fail for a good reason.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import tomllib
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "nilearn-tests.md"
-REPORT = "GPUROI_NILEARN_REPORT"
+FOLDER = Path(__file__).parent / "nilearn_suites"
+REPORT, CHOSEN = "GPUROI_NILEARN_REPORT", "GPUROI_NILEARN_SUITE"
 
-# test file in nilearn -> names in it that are replaced
-SUITES = {
-    "mass_univariate/tests/test_permuted_least_squares.py": ["permuted_ols"],
-    "glm/tests/test_non_parametric_inference.py": ["non_parametric_inference"],
-}
-
-# test -> why ours does not pass, where nilearn is wrong
-_NO_DF = (
-    "three images and three independent regressors leave no degrees of freedom: an error that says so; nilearn goes on "
-    "to p-values"
-)
-CORRECTED = {
-    "test_cluster_level_with_covariates": _NO_DF,
-    **{
-        f"test_contrast_formula[{c}]": _NO_DF
-        for c in ("second_level_contrast0", "r1", "r1-r2", "second_level_contrast3")
-    },
-}
-
-# test -> why it says nothing of ours
-NOT_OURS = {
-    "test_sanitize_inputs_permuted_ols": "calls a private function of nilearn's",
-}
+Outcomes = dict[str, dict[str, str]]  # test -> outcome ("passed", "failed", "skipped") and message
 
 
-def run_suite(suite: str) -> dict[str, dict[str, str]]:
-    """Return outcome ("passed", "failed", "skipped") and message of each test of a file, by its name."""
-    folder = _nilearn_folder()
+@dataclass(frozen=True)
+class Suite:
+    """A test module of nilearn's, and what is known of it.
+
+    `corrected` and `not_ours` map a test, or a pattern of tests, to the reason why ours fails it: nilearn is wrong, or
+    the test says nothing of our functions.
+    """
+
+    suite: str
+    names: list[str]
+    corrected: dict[str, str] = field(default_factory=dict)
+    not_ours: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, name: str) -> Suite:
+        return cls(**tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8")))
+
+    def why_corrected(self, test: str) -> str | None:
+        return _reason(self.corrected, test)
+
+    def why_not_ours(self, test: str) -> str | None:
+        return _reason(self.not_ours, test)
+
+    def unexpected(self, outcomes: Outcomes) -> tuple[list[str], list[str]]:
+        """Return tests that fail without a documented reason, and documented patterns under which none fails."""
+        failed = [test for test, result in outcomes.items() if result["outcome"] == "failed"]
+        new = [test for test in failed if not (self.why_corrected(test) or self.why_not_ours(test))]
+        known = [*self.corrected, *self.not_ours]
+        gone = [p for p in known if not any(test == p or fnmatchcase(test, _literal(p)) for test in failed)]
+        return new, gone
+
+
+def suite_names() -> list[str]:
+    """Names of all suites."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def run_suite(name: str) -> Outcomes:
+    """Run the tests of a suite that touch our functions."""
+    folder, suite = _nilearn_folder(), Suite.read(name).suite
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
         command = [
@@ -62,58 +84,80 @@ def run_suite(suite: str) -> dict[str, dict[str, str]]:
             capture_output=True,
             text=True,
             cwd=scratch,
-            env={**os.environ, "PYTHONPATH": path, REPORT: str(report), "MPLBACKEND": "agg"},
+            env={**os.environ, "PYTHONPATH": path, REPORT: str(report), CHOSEN: name, "MPLBACKEND": "agg"},
         )
         if not report.is_file():
             raise RuntimeError(f"pytest did not run {suite}:\n{done.stdout}\n{done.stderr}")
         return json.loads(report.read_text())
 
 
-def unexpected(suite: str, outcomes: dict[str, dict[str, str]]) -> tuple[set[str], set[str]]:
-    """Return tests that fail without a documented correction, and documented ones that do not fail."""
-    failed = {name for name, result in outcomes.items() if result["outcome"] == "failed"}
-    documented = {name for name in CORRECTED if name.split("[")[0] in _tests_of(suite)}
-    return failed - documented, documented - failed
-
-
-def write_table(results: dict[str, dict[str, dict[str, str]]]) -> str:
+def page(results: dict[str, Outcomes]) -> str:
     """Return the page of all suites."""
     import nilearn
 
     lines = [
         "# nilearn's own tests, pointed at gpuroi.nilearn",
         "",
-        f"nilearn {nilearn.__version__}; written by `python tests/nilearn_suite.py`. A test fails only where nilearn",
-        "is wrong; the reason stands beside it.",
+        f"nilearn {nilearn.__version__}; written by `python tests/nilearn_suite.py`. Of each of its files the tests",
+        "that touch these functions are run. A test fails only where nilearn is wrong; the reason stands below.",
         "",
-        "| file | tests | pass | fail, by a correction | not of ours |",
-        "|---|---|---|---|---|",
+        "| file | functions | tests | pass | skipped | fail, by a correction | not of ours |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for suite, outcomes in results.items():
-        ours = {name: r["outcome"] for name, r in outcomes.items() if name not in NOT_OURS}
-        n_passed = sum(outcome == "passed" for outcome in ours.values())
-        n_failed = sum(outcome == "failed" for outcome in ours.values())
-        lines.append(f"| `{suite}` | {len(outcomes)} | {n_passed} | {n_failed} | {len(outcomes) - len(ours)} |")
-    lines += ["", "| test | what we do instead |", "|---|---|"]
-    for outcomes in results.values():
-        failed = [name for name, r in outcomes.items() if r["outcome"] == "failed"]
-        lines += [f"| `{name}` | {CORRECTED.get(name, '**not explained**')} |" for name in failed]
-    lines += ["", "| test | why it is not counted |", "|---|---|"]
-    lines += [f"| `{name}` | {why} |" for name, why in NOT_OURS.items()]
+    corrected, others = [], []
+    for name, outcomes in results.items():
+        suite = Suite.read(name)
+        kinds = [_kind(suite, test, result["outcome"]) for test, result in outcomes.items()]
+        counted = " | ".join(str(kinds.count(kind)) for kind in ("passed", "skipped", "failed", "not ours"))
+        functions = ", ".join(f"`{function}`" for function in suite.names)
+        lines.append(f"| `{suite.suite}` | {functions} | {len(outcomes)} | {counted} |")
+        corrected += [f"| `{suite.suite}` | `{_shown(test)}` | {why} |" for test, why in suite.corrected.items()]
+        others += [f"| `{suite.suite}` | `{_shown(test)}` | {why} |" for test, why in suite.not_ours.items()]
+    lines += ["", "## What we do otherwise", "", "| file | test | what we do instead |", "|---|---|---|", *corrected]
+    lines += ["", "## Not counted", "", "| file | test | why |", "|---|---|---|", *others]
     return "\n".join(lines) + "\n"
+
+
+def _kind(suite: Suite, test: str, outcome: str) -> str:
+    return "not ours" if outcome == "failed" and suite.why_not_ours(test) else outcome
+
+
+def _reason(reasons: dict[str, str], test: str) -> str | None:
+    if test in reasons:
+        return reasons[test]
+    return next((why for pattern, why in reasons.items() if fnmatchcase(test, _literal(pattern))), None)
+
+
+def _literal(pattern: str) -> str:
+    """A pattern in which only * is special: the brackets are those of pytest's parameters."""
+    return pattern.replace("[", "[[]").replace("?", "[?]")
+
+
+def _shown(test: str) -> str:
+    return test.replace("|", "\\|")
+
+
+def _nilearn_folder() -> Path:
+    found = importlib.util.find_spec("nilearn")
+    if found is None or found.origin is None:
+        raise RuntimeError("nilearn is not installed: pip install 'gpuroi[test]'")
+    return Path(found.origin).parent
 
 
 # ------------------------------------------------------------------ the plugin, in the process that runs the tests
 
 
-def pytest_collection_modifyitems(items: list[Any]) -> None:
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     import gpuroi.nilearn
 
+    suite = Suite.read(os.environ[CHOSEN])
+    ours = _tests_that_use(_nilearn_folder() / suite.suite, set(suite.names))
     for item in items:
-        for suite, names in SUITES.items():
-            if str(item.path).endswith(suite):
-                for name in names:
-                    setattr(item.module, name, getattr(gpuroi.nilearn, name))
+        for name in suite.names:
+            if hasattr(item.module, name):
+                setattr(item.module, name, getattr(gpuroi.nilearn, name))
+    config.hook.pytest_deselected(items=[item for item in items if item.originalname not in ours])
+    items[:] = [item for item in items if item.originalname in ours]
 
 
 def pytest_runtest_logreport(report: Any) -> None:
@@ -127,36 +171,40 @@ def pytest_sessionfinish() -> None:
         Path(os.environ[REPORT]).write_text(json.dumps(_seen))
 
 
-_seen: dict[str, dict[str, str]] = {}
+_seen: Outcomes = {}
 
 
-def _nilearn_folder() -> Path:
-    found = importlib.util.find_spec("nilearn")
-    if found is None or found.origin is None:
-        raise RuntimeError("nilearn is not installed: pip install 'gpuroi[test]'")
-    return Path(found.origin).parent
+def _tests_that_use(module: Path, names: set[str]) -> set[str]:
+    """Return the test functions in which a name occurs, or in a function or fixture of the module that they use."""
+    functions = {
+        node.name: {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | {a.arg for a in node.args.args}
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    using = {name for name, used in functions.items() if used & names}
+    while more := {name for name, used in functions.items() if used & using} - using:
+        using |= more
+    return {name for name in using if name.startswith("test_")}
 
 
-def _tests_of(suite: str) -> set[str]:
-    source = (_nilearn_folder() / suite).read_text()
-    return {line[4:].split("(")[0] for line in source.splitlines() if line.startswith("def test_")}
-
-
-def main() -> int:
-    """Run all suites, write the page; 1 if a failure is not documented or a documented one is gone."""
-    results = {suite: run_suite(suite) for suite in SUITES}
-    TABLE.parent.mkdir(exist_ok=True)
-    TABLE.write_text(write_table(results))
+def main(chosen: list[str]) -> int:
+    """Run suites; 1 if a failure is not documented or a documented one is gone."""
+    results = {name: run_suite(name) for name in chosen or suite_names()}
     wrong = 0
-    for suite, outcomes in results.items():
-        new, gone = unexpected(suite, outcomes)
-        for name in sorted(new):
-            print(f"{suite}::{name} fails without a documented correction\n{outcomes[name]['message']}\n")
-        for name in sorted(gone):
-            print(f"{suite}::{name} is documented as a correction, and passes")
+    for name, outcomes in results.items():
+        suite = Suite.read(name)
+        new, gone = suite.unexpected(outcomes)
+        for test in new:
+            print(f"{suite.suite}::{test} fails without a documented reason\n{outcomes[test]['message']}\n")
+        for test in gone:
+            print(f"{suite.suite}::{test} is documented, and does not fail")
+        kinds = [_kind(suite, test, result["outcome"]) for test, result in outcomes.items()]
+        print(f"{name}: " + ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))))
         wrong += len(new) + len(gone)
+    if not chosen:
+        TABLE.write_text(page(results), encoding="utf-8")
     return int(wrong > 0)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))
