@@ -218,7 +218,7 @@ def test_whole_blocks_of_flips_take_the_transform_and_others_the_product(backend
 
     x, y = one_sample(n=21, v=70)
     part, group = partition(x, [1, 0, 0]), sign_flip_group(21, n_permutations=512)
-    e, *_ = residuals(backend, backend.asarray(y), part)
+    e, *_ = residuals(backend, backend.asarray(y), part, y.dtype)
     projection = Projection.of(part, "freedman-lane", flips=True)
     plain = Rearranged(backend, e, projection, 64, 50)
     fast = GroupFlips(dataclasses.replace(backend, sign_flip_sums=counted), e, projection, 64, 50, group)

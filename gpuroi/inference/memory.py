@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpuroi.backends.threads import n_threads
-from gpuroi.inference.projection import BATCH, BLOCK
+from gpuroi.inference.projection import BATCH, block_of
 
 __all__ = ["permutation_peak_bytes"]
 
@@ -21,6 +21,7 @@ def permutation_peak_bytes(
     needs_maps: bool = False,
     as_z: bool = False,
     some_left_out: bool = False,
+    stored: bool = False,
     threads: int | None = None,
 ) -> int:
     """Return the bytes that `permutation_test` allocates at its peak on the CPU, beside its input.
@@ -38,6 +39,8 @@ def permutation_peak_bytes(
         Maps are turned into z.
     some_left_out : bool, default False
         Some elements have no statistic, so that whole maps are put together again.
+    stored : bool, default False
+        The residuals are in a scratch folder.
     threads : int, optional
         Of the CPU; as many as it will have by default.
 
@@ -53,14 +56,14 @@ def permutation_peak_bytes(
     """
     threads = threads or n_threads()
     item = 8 if np.dtype(dtype).kind == "f" and np.dtype(dtype).itemsize > 4 else 4
-    residuals = item * n_subjects * n_elements
-    if some_left_out:
-        residuals *= 2  # the kept elements are copied out
-    projecting = residuals + threads * 4 * 8 * n_subjects * min(n_elements, BLOCK) + 28 * n_elements
+    block = min(n_elements, block_of(n_subjects))
+    residuals = 0 if stored else item * n_subjects * n_elements
+    copies = 1 + (some_left_out and not stored)  # the kept elements are copied out
+    projecting = copies * residuals + threads * 4 * 8 * n_subjects * block + 28 * n_elements
     maps = BATCH * item * n_elements * needs_maps
-    product = threads * BATCH * n_products * min(n_elements, BLOCK) * item
-    kept = item * n_subjects * n_elements + maps + (28 + 2 * item) * n_elements
+    product = threads * BATCH * n_products * block * item + threads * stored * item * n_subjects * block
+    kept = residuals + maps + (28 + 2 * item) * n_elements
     multiplying = kept + 2 * product  # the last product is there until the next is done
     converting = kept + maps * (as_z + some_left_out) + product // 2
-    finishing = item * n_subjects * n_elements + (122 + 3 * item) * n_elements  # p-values, sorted for FDR
+    finishing = residuals + (122 + 3 * item) * n_elements  # p-values, sorted for FDR
     return int(1.08 * max(projecting, multiplying, converting, finishing))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 
 from gpuroi.backends.base import Array, Backend
 from gpuroi.errors import DataError
+from gpuroi.inference.columns import ColumnSource, StoredColumns
 from gpuroi.inference.correct import fdr
 from gpuroi.inference.design import Partition
 from gpuroi.inference.heteroscedastic import GroupVariances
 from gpuroi.inference.plan import StatisticsPlan
-from gpuroi.inference.projection import BATCH, BLOCK, Projection, Rearranged, Source, for_each_block, residuals
+from gpuroi.inference.projection import BATCH, Projection, Rearranged, Source, block_of, for_each_block, residuals
 from gpuroi.inference.rearrange import Rearrangements
 from gpuroi.inference.result import PermutationResult, PermutationState
 from gpuroi.inference.sign_flip_group import GroupFlips, SignFlipGroup
@@ -40,22 +42,26 @@ class PermutationRun:
     def __init__(
         self,
         backend: Backend,
-        data: Array,
+        data: Array | ColumnSource,
         part: Partition,
         method: str,
         arrangements: Rearrangements | SignFlipGroup,
         plan: StatisticsPlan,
         *,
+        dtype: np.dtype[Any],
         flips: bool,
         variance_groups: Any = None,
+        scratch: Path | None = None,
     ) -> None:
         self.backend, self.part, self.arrangements, self.plan = backend, part, arrangements, plan
-        self.e, self.kept, self.along, length = residuals(backend, data, part)
+        self.scratch = scratch
+        self.e, self.kept, self.along, length = residuals(backend, data, part, dtype, scratch=scratch)
         self.df: Any = float(part.df)
         self.batch = BATCH
         self.statistic: Array | None = None  # v or G, where `observed` is its z
         if variance_groups is None:
-            block = BLOCK if backend.name == "cpu" else max(1, self.e.shape[1])
+            in_blocks = backend.name == "cpu" or scratch is not None
+            block = block_of(len(part.z)) if in_blocks else max(1, self.e.shape[1])
             projection = Projection.of(part, method, flips=flips)
             e = self.e if method != "ter-braak" else self._full_model_residuals(data)
             self.source: Source = Rearranged(backend, e, projection, BATCH, block)
@@ -322,8 +328,12 @@ class PermutationRun:
         rows = np.concatenate([arrangements.rows(k, k + 1) for k in some])
         graphs = [] if not plan.needs_maps else [*plan.domain.graph, *(plan.tfce_graph or ())]
         h = hashlib.sha256()
+        block, stored = block_of(len(part.z)), isinstance(self.e, StoredColumns)
+        for start in range(0, self.e.shape[1], block):
+            columns = self.e[:, start : start + block]
+            h.update(np.ascontiguousarray(columns if stored else backend.to_numpy(columns)).data)
+        h.update(str((self.e.shape, self.e.dtype)).encode())
         for array in (
-            backend.to_numpy(self.e),
             backend.to_numpy(self.observed),
             self.kept,
             part.x_orth,
@@ -363,8 +373,8 @@ class PermutationRun:
             u = xp.maximum(1 / xp.sqrt(1 + per_r / value) - 2 * unit, 0)
         return (per_r * u * u / ((1 - u) * (1 + u))).astype(observed.dtype)
 
-    def _full_model_residuals(self, data: Array) -> Array:
-        e, kept, _, _ = residuals(self.backend, data, self.part, full_model=True)
+    def _full_model_residuals(self, data: Array | ColumnSource) -> Array | StoredColumns:
+        e, kept, _, _ = residuals(self.backend, data, self.part, self.e.dtype, full_model=True, scratch=self.scratch)
         if not np.array_equal(kept, self.kept):
             raise DataError(
                 f"{int((kept != self.kept).sum())} elements are fitted exactly: ter Braak leaves nothing to rearrange",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +15,8 @@ import numpy as np
 from gpuroi.backends import backend_of, get_backend
 from gpuroi.backends.base import Array, Backend
 from gpuroi.backends.threads import limited_threads
-from gpuroi.errors import DataError, UsageError
+from gpuroi.errors import DataError, OutputError, UsageError
+from gpuroi.inference.columns import ColumnSource
 from gpuroi.inference.correct import coarse_p_warning
 from gpuroi.inference.design import Partition, partition
 from gpuroi.inference.early_stop import run_until_settled
@@ -22,7 +27,7 @@ from gpuroi.inference.plan import StatisticsPlan
 from gpuroi.inference.rearrange import Rearrangements, make_rearrangements
 from gpuroi.inference.result import PermutationResult, PermutationState
 from gpuroi.inference.sign_flip_group import SignFlipGroup, sign_flip_group
-from gpuroi.ops.volumes import as_float
+from gpuroi.ops.volumes import as_float, float_dtype
 
 __all__ = ["permutation_test"]
 
@@ -58,6 +63,7 @@ def permutation_test(
     device: str = "auto",
     n_jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    scratch: str | os.PathLike[str] | None = None,
     checkpoint: Callable[[PermutationState], None] | None = None,
     resume: PermutationState | None = None,
 ) -> PermutationResult:
@@ -65,8 +71,8 @@ def permutation_test(
 
     Parameters
     ----------
-    data : array, shape (n_subjects, n_elements)
-        float32 or float64; NumPy or CuPy. Integers become floats.
+    data : array or ColumnSource, shape (n_subjects, n_elements)
+        float32 or float64; NumPy or CuPy. Integers become floats. A `ColumnSource` is read block by block of elements.
     design : array, shape (n_subjects, n_regressors)
     contrast : array, shape (n_regressors,) for t, (k, n_regressors) for F
     domain : VoxelGrid, ParcelGraph or SurfaceMesh, optional
@@ -120,6 +126,9 @@ def permutation_test(
         Threads of the CPU kernels; by default all. Results do not depend on it.
     progress : callable, optional
         Called with the numbers done and in all, after every batch.
+    scratch : path, optional
+        Folder on a fast disk for the residuals, n_subjects x n_elements of them, where memory does not hold them. They
+        are read once for every 64 rearrangements, and removed at the end. Results are the same to the last bit.
     checkpoint : callable, optional
         Called with a `PermutationState` after every batch.
     resume : PermutationState, optional
@@ -135,7 +144,9 @@ def permutation_test(
         Shapes that do not fit; a contrast that cannot be estimated; blocks that allow no rearrangement; no element with
         a statistic; a state of another test.
     UsageError
-        An argument outside its range; clusters or TFCE without a domain.
+        An argument outside its range; clusters or TFCE without a domain; `scratch` with variance groups or early stop.
+    OutputError
+        If the scratch folder cannot be written.
     DeviceError
         If the device asked for cannot be used.
 
@@ -179,11 +190,12 @@ def permutation_test(
         cluster_mass,
         (tfce_H, tfce_E),
     )
-    backend, values = _place(data, device)
+    backend, values, dtype = _place(data, device)
+    n, n_elements = values.shape
     x = np.asarray(design, dtype=np.float64)
-    if x.ndim != 2 or len(x) != len(values):
+    if x.ndim != 2 or len(x) != n:
         raise DataError(
-            f"design has shape {x.shape} but data has {len(values)} rows: both must have one row per subject",
+            f"design has shape {x.shape} but data has {n} rows: both must have one row per subject",
             "check that no subject is missing from one of them",
         )
     part = partition(x, contrast)
@@ -213,9 +225,9 @@ def permutation_test(
         )
     if errors == "ee" and permutations is None:
         _warn_of_effect_that_stays(part, block_tree(len(x), blocks, whole_blocks=whole_blocks, errors=errors))
-    if plan.domain is not None and plan.domain.n_elements != values.shape[1]:
+    if plan.domain is not None and plan.domain.n_elements != n_elements:
         raise DataError(
-            f"data has {values.shape[1]} elements but the domain has {plan.domain.n_elements}",
+            f"data has {n_elements} elements but the domain has {plan.domain.n_elements}",
             "take the data from the same mask, parcels or vertices as the domain",
         )
     _say(arrangements, n_permutations, permutations is not None)
@@ -229,20 +241,32 @@ def permutation_test(
         "blocks": _blocks_in_words(blocks, whole_blocks, permutations),
         "n_variance_groups": 1 if variance_groups is None else len(np.unique(variance_groups)),
     }
-    with backend.activate(), limited_threads(n_jobs):
+    if scratch is not None and (variance_groups is not None or early_stop is not None):
+        raise UsageError("scratch with variance groups or early_stop", "these hold the residuals in memory")
+    with backend.activate(), limited_threads(n_jobs), _scratch_folder(scratch) as folder:
         signs = errors != "ee" if permutations is None else bool(np.any(np.asarray(permutations) < 0))
         test = PermutationRun(
-            backend, values, part, method, arrangements, plan, flips=signs, variance_groups=variance_groups
+            backend,
+            values,
+            part,
+            method,
+            arrangements,
+            plan,
+            dtype=dtype,
+            flips=signs,
+            variance_groups=variance_groups,
+            scratch=folder,
         )
         if backend.name == "cpu" and variance_groups is None:
             needs = permutation_peak_bytes(
-                len(x),
-                values.shape[1],
-                values.dtype,
+                n,
+                n_elements,
+                dtype,
                 n_products=part.r + part.z.shape[1],
                 needs_maps=plan.needs_maps,
                 as_z=plan.scale == "z",
                 some_left_out=test.n_left_out > 0,
+                stored=folder is not None,
             )
             _log.info("peak memory about %.0f MB beside the data", needs / 1e6)
         if early_stop is not None:
@@ -252,6 +276,20 @@ def permutation_test(
             return test.sequential_result(p, n_run, {**settings, "early_stop": early_stop})
         test.run(progress, checkpoint, resume)
         return test.result(tail, settings)
+
+
+@contextmanager
+def _scratch_folder(scratch: str | os.PathLike[str] | None) -> Iterator[Path | None]:
+    """A new folder within `scratch`, gone at the end."""
+    if scratch is None:
+        yield None
+        return
+    try:
+        folder = tempfile.TemporaryDirectory(dir=scratch, prefix="gpuroi-")
+    except OSError as error:
+        raise OutputError(f"{scratch}: {error.strerror}", "give a folder that can be written") from error
+    with folder as name:
+        yield Path(name)
 
 
 def _blocks_in_words(blocks: Any, whole_blocks: bool, permutations: Any) -> str | None:
@@ -304,8 +342,10 @@ def _say(arrangements: Rearrangements | SignFlipGroup, n_asked: int, explicit: b
         _log.warning(warning)
 
 
-def _place(data: Any, device: str) -> tuple[Backend, Array]:
-    """Return the backend and the data on it, (n, v), as float32 or float64."""
+def _place(data: Any, device: str) -> tuple[Backend, Array | ColumnSource, np.dtype[Any]]:
+    """Return the backend, the data on it, (n, v), and the float type that they are computed in."""
+    if isinstance(data, ColumnSource):
+        return get_backend(device), data, float_dtype(data.dtype, "data")
     backend = backend_of(data)
     if backend.name == "cpu":
         backend = get_backend(device)
@@ -318,4 +358,4 @@ def _place(data: Any, device: str) -> tuple[Backend, Array]:
             f"data has shape {tuple(values.shape)}: expected (n_subjects, n_elements)",
             "take the elements inside the mask: domain.from_volume(volumes)",
         )
-    return backend, values
+    return backend, values, values.dtype

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +24,24 @@ from numpy.typing import NDArray
 from gpuroi.backends.base import Array, Backend
 from gpuroi.backends.threads import one_blas_thread, run_blocks
 from gpuroi.errors import DataError, UsageError
+from gpuroi.inference.columns import ColumnSource, StoredColumns
 from gpuroi.inference.design import Partition
 
 __all__ = [
     "BATCH",
-    "BLOCK",
     "METHODS",
     "Projection",
     "Rearranged",
     "Source",
+    "block_of",
     "for_each_block",
     "residuals",
 ]
 
 METHODS = ("freedman-lane", "draper-stoneman", "ter-braak")
 BATCH = 64  # rearrangements in one product: below 50 it is slow, above 100 the maps leave the cache
-BLOCK = 2048  # elements in one product on the CPU, which one thread takes: it stays in the cache until it is counted
+_BLOCK = 2048  # elements in one product on the CPU, which one thread takes: it stays in the cache until it is counted
+_MOST_VALUES = 1 << 23  # of the residuals in one product: 256 MB in float64
 _CONSTANT = 1e-12  # residuals of this size, relative to the data, are rounding
 
 
@@ -110,6 +113,13 @@ class Projection:
         return np.asarray((basis * (size > 1e-9)[:, None, :]).transpose(0, 2, 1))
 
 
+def block_of(n_subjects: int) -> int:
+    """Elements in one product on the CPU: a function of the number of subjects alone, as a product may round
+    differently when its shape does.
+    """
+    return max(64, min(_BLOCK, 1 << max(1, _MOST_VALUES // n_subjects).bit_length() - 1))
+
+
 class Source(Protocol):
     """Where the statistics of rearrangements come from, block by block of elements."""
 
@@ -142,7 +152,7 @@ class Rearranged:
     Attributes
     ----------
     backend : Backend
-    e : array, shape (n, w)
+    e : array or StoredColumns, shape (n, w)
         Residuals, unit length.
     projection : Projection
     batch : int
@@ -153,7 +163,7 @@ class Rearranged:
     """
 
     backend: Backend
-    e: Array
+    e: Array | StoredColumns
     projection: Projection
     batch: int
     block: int
@@ -167,27 +177,41 @@ class Rearranged:
         k = len(rows)
         full = np.concatenate([rows, np.repeat(rows[-1:], self.batch - k, axis=0)])
         weights = self.backend.asarray(self.projection.weights(full).astype(self.e.dtype))
-        return lambda part: self.projection.statistics(self.backend, weights @ self.e[:, part], self.batch)[:k]
+        return lambda part: self.projection.statistics(self.backend, weights @ self.residuals(part), self.batch)[:k]
+
+    def residuals(self, part: slice) -> Array:
+        """Residuals of a block of elements, on the device."""
+        e = self.e[:, part]
+        return self.backend.asarray(e) if isinstance(self.e, StoredColumns) else e
 
 
 def residuals(
-    backend: Backend, data: Array, part: Partition, *, full_model: bool = False
-) -> tuple[Array, NDArray[np.bool_], Array, Array]:
+    backend: Backend,
+    data: Array | ColumnSource,
+    part: Partition,
+    dtype: np.dtype[Any],
+    *,
+    full_model: bool = False,
+    scratch: Path | None = None,
+) -> tuple[Array | StoredColumns, NDArray[np.bool_], Array, Array]:
     """Project the nuisance out of every element and scale what is left to unit length.
 
     Parameters
     ----------
     backend : Backend
-    data : array, shape (n, v)
-        float32 or float64.
+    data : array or ColumnSource, shape (n, v)
     part : Partition
+    dtype : dtype
+        float32 or float64, of the residuals.
     full_model : bool, default False
         Project out the effect too (ter Braak).
+    scratch : Path, optional
+        Folder for the residuals, where they are not to be held in memory.
 
     Returns
     -------
-    e : array, shape (n, w)
-        Of the dtype of the data: elements that have a statistic, in their order.
+    e : array or StoredColumns, shape (n, w)
+        Elements that have a statistic, in their order.
     kept : bool array, shape (v,)
         On the host. Constant elements, and those with a missing or infinite value, are left out.
     along : float64 array, shape (r, w)
@@ -198,29 +222,44 @@ def residuals(
     xp = backend.xp
     basis = backend.asarray(np.hstack([part.z, part.x_orth]) if full_model else part.z)
     n, v = data.shape
-    e = xp.empty((n, v), dtype=data.dtype)
+    block = block_of(n)
+    file = None if scratch is None else scratch / f"residuals-{len(list(scratch.iterdir()))}"
+    e = xp.empty((n, v), dtype=dtype) if file is None else StoredColumns(file, (n, v), dtype, block=block)
     effect = backend.asarray(part.x_orth)
     along, lengths = xp.empty((effect.shape[1], v), dtype=np.float64), xp.empty(v, dtype=np.float64)
     keep = xp.empty(v, dtype=np.bool_)
 
     def project(part_of: slice) -> None:
-        values = data[:, part_of].astype(np.float64)
+        if isinstance(data, ColumnSource):
+            values = backend.asarray(data.columns(part_of.start, part_of.stop)).astype(np.float64)
+        else:
+            values = data[:, part_of].astype(np.float64)
         largest = xp.abs(values).max(axis=0)
         rest = values - basis @ (basis.T @ values)
         rest = rest - basis @ (basis.T @ rest)  # twice: what the first left of a large mean
         length = xp.sqrt((rest * rest).sum(axis=0))
         good = xp.isfinite(length) & (length > _CONSTANT * largest * np.sqrt(n))
-        e[:, part_of] = (rest / xp.where(good, length, 1.0)).astype(data.dtype)
+        scaled = (rest / xp.where(good, length, 1.0)).astype(dtype)
+        if isinstance(e, StoredColumns):
+            e.write(part_of.start, backend.to_numpy(scaled))
+        else:
+            e[:, part_of] = scaled
         along[:, part_of], lengths[part_of], keep[part_of] = effect.T @ rest, length, good
 
-    _for_each(project, _parts(v, BLOCK), backend)
+    _for_each(project, _parts(v, block), backend)
     kept = backend.to_numpy(keep)  # sync: reads which elements have a statistic
     if not kept.any():
         raise _nothing_left(backend, data)
     if kept.all():
         return e, kept, along, lengths
-    where = backend.asarray(np.flatnonzero(kept))
-    return xp.ascontiguousarray(e[:, where]), kept, along[:, where], lengths[where]
+    some = np.flatnonzero(kept)
+    where = backend.asarray(some)
+    if isinstance(e, StoredColumns):
+        whole, e = e, e.take(e.path.with_suffix(".kept"), some)
+        whole.remove()
+    else:
+        e = xp.ascontiguousarray(e[:, where])
+    return e, kept, along[:, where], lengths[where]
 
 
 def _parts(n: int, block: int) -> list[slice]:
@@ -242,9 +281,11 @@ def _for_each(work: Callable[[slice], None], parts: list[slice], backend: Backen
         run_blocks(some, len(parts))
 
 
-def _nothing_left(backend: Backend, data: Array) -> DataError:
+def _nothing_left(backend: Backend, data: Array | ColumnSource) -> DataError:
     """Say why no element has a statistic."""
     n, v = data.shape
+    if isinstance(data, ColumnSource):
+        return DataError(f"none of the {v} elements has a statistic", "check the maps and the mask")
     empty = np.flatnonzero(~backend.to_numpy(backend.xp.isfinite(data).any(axis=1))) if v else np.empty(0, int)
     if empty.size:
         listed = ", ".join(str(i + 1) for i in empty[:8]) + (f" and {empty.size - 8} more" if empty.size > 8 else "")

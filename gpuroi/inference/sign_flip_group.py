@@ -183,8 +183,9 @@ class GroupFlips(Rearranged):
         codes, log2_k = self.group.codes, k.bit_length() - 1
 
         def statistics(part: slice) -> Array:
-            u = backend.sign_flip_sums(self.e[:, part], effect, codes, log2_k)  # (k, r, part)
-            z = backend.sign_flip_sums(self.e[:, part], nuisance, codes, log2_k)  # (k, q, part)
+            e = self.residuals(part)
+            u = backend.sign_flip_sums(e, effect, codes, log2_k)  # (k, r, part)
+            z = backend.sign_flip_sums(e, nuisance, codes, log2_k)  # (k, q, part)
             return backend.permutation_statistics(u, z, projection.df, projection.as_f)
 
         return statistics

@@ -9,7 +9,7 @@ import numpy as np
 from gpuroi.backends.base import Array, Backend
 from gpuroi.errors import DataError
 
-__all__ = ["as_bool", "as_float", "as_inside", "as_volumes"]
+__all__ = ["as_bool", "as_float", "as_inside", "as_volumes", "float_dtype"]
 
 _TO_FLOAT32 = ("float32", "float16", "bool", "int8", "uint8", "int16", "uint16")
 _TO_FLOAT64 = ("float64", "int32", "uint32", "int64", "uint64", "longdouble", "float128")
@@ -21,14 +21,17 @@ def as_float(backend: Backend, array: Any, name: str) -> Array:
     float32 and float64 stay; bool, float16 and integers up to 16 bits become float32; wider integers, which
     float32 would round, become float64.
     """
-    xp = backend.xp
-    array = array if backend.owns(array) else xp.asarray(array)
-    kind = array.dtype.name
-    if kind in _TO_FLOAT32:
-        return array.astype(np.float32, copy=False)
-    if kind in _TO_FLOAT64:
-        return array.astype(np.float64, copy=False)
-    raise DataError(f"{name} has dtype {array.dtype}: expected real numbers", "pass its real part, or convert it first")
+    array = array if backend.owns(array) else backend.xp.asarray(array)
+    return array.astype(float_dtype(array.dtype, name), copy=False)
+
+
+def float_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
+    """Return the type that values of `dtype` are computed in, as `as_float` takes it."""
+    if dtype.name in _TO_FLOAT32:
+        return np.dtype(np.float32)
+    if dtype.name in _TO_FLOAT64:
+        return np.dtype(np.float64)
+    raise DataError(f"{name} has dtype {dtype}: expected real numbers", "pass its real part, or convert it first")
 
 
 def as_bool(backend: Backend, array: Any) -> Array:
