@@ -18,17 +18,19 @@ from command_line import fake_cuda, in_a_process, noise, write, write_run
 
 import gpuroi
 from gpuroi.backends.probe import CudaFacts
+from gpuroi.cli import clusters as cluster_commands
 from gpuroi.cli import demo as demo_command
+from gpuroi.cli import extract as extract_commands
 from gpuroi.cli import main
 from gpuroi.cli import roi as roi_commands
 from gpuroi.cli import volumes as volume_commands
 from gpuroi.cli.app import build_app
 from gpuroi.errors import DataError, GpuroiError
-from gpuroi.workflows import volumes
+from gpuroi.workflows import clusters, extract, volumes
 from gpuroi.workflows.regions import RegionsResult
 from gpuroi.workflows.roi_result import RoiResult
 
-COMMANDS = ["info", "demo", "roi", "regions", "threshold", "smooth", "ttest", "dilate", "label"]
+COMMANDS = ["info", "demo", "roi", "regions", "clusters", "extract", "threshold", "smooth", "ttest", "dilate", "label"]
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -38,6 +40,8 @@ PAIRS = {
     "demo": (demo_command.demo, gpuroi.demo, None, set()),
     "roi": (roi_commands.roi, gpuroi.roi, RoiResult.save, {"out"}),
     "regions": (roi_commands.regions, gpuroi.regions, RegionsResult.save, {"out"}),
+    "clusters": (cluster_commands.clusters, clusters.clusters, None, {"out", "overwrite"}),
+    "extract": (extract_commands.extract, extract.extract_table, None, set()),
     "threshold": (volume_commands.threshold, volumes.threshold_image, None, set()),
     "smooth": (volume_commands.smooth, volumes.smooth_image, None, set()),
     "ttest": (volume_commands.ttest, volumes.ttest_image, None, set()),
@@ -132,9 +136,9 @@ USAGE = {
     "bad choice": (["label", "map.nii.gz", "--connectivity", "7", "--out", "o.nii"], "connectivity"),
     "two widths": (["smooth", "map.nii.gz", "--fwhm", "4", "5", "--out", "o.nii"], "fwhm has 2 numbers"),
     "negative width": (["smooth", "map.nii.gz", "--fwhm=-4", "--out", "o.nii"], "fwhm"),
-    "percentile above 100": (["threshold", "map.nii.gz", "--cutoff", "101%", "--out", "o.nii"], "101"),
-    "no percentile": (["threshold", "map.nii.gz", "--cutoff", "high", "--out", "o.nii"], "high"),
-    "negative cutoff": (["threshold", "map.nii.gz", "--cutoff=-3", "--out", "o.nii"], "-3"),
+    "percentile above 100": (["threshold", "map.nii.gz", "--threshold", "101%", "--out", "o.nii"], "101"),
+    "no percentile": (["threshold", "map.nii.gz", "--threshold", "high", "--out", "o.nii"], "high"),
+    "negative cutoff": (["threshold", "map.nii.gz", "--threshold=-3", "--out", "o.nii"], "-3"),
     "unknown device": (["label", "map.nii.gz", "--device", "gpu", "--out", "o.nii"], 'unknown device "gpu"'),
     "memory limit": (["label", "map.nii.gz", "--memory-limit", "lots", "--out", "o.nii"], 'memory limit "lots"'),
     "no contrast": (
@@ -181,7 +185,9 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("command", ["threshold --cutoff 3", "smooth --fwhm 4", "ttest", "dilate", "label", "regions"])
+@pytest.mark.parametrize(
+    "command", ["threshold --threshold 3", "smooth --fwhm 4", "ttest", "dilate", "label", "regions"]
+)
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_images_are_65(command, case, here, capsys):
     make, message = BROKEN[case]
@@ -208,7 +214,7 @@ def test_all_broken_images_are_listed(capsys):
 def test_a_mask_on_another_grid_is_65(capsys):
     write("map.nii.gz", noise(4, 4, 4))
     write("mask.nii.gz", np.ones((4, 4, 5), np.uint8))
-    assert main(["threshold", "map.nii.gz", "--cutoff", "1", "--mask", "mask.nii.gz", "--out", "o.nii.gz"]) == 65
+    assert main(["threshold", "map.nii.gz", "--threshold", "1", "--mask", "mask.nii.gz", "--out", "o.nii.gz"]) == 65
     err = capsys.readouterr().err
     assert "map.nii.gz" in err
     assert "mask.nii.gz" in err

@@ -88,7 +88,7 @@ def test_regions(capsys):
     words = ["regions", "map.nii.gz", "--threshold", "3.5", "--min-size-mm3", "100", "--no-figures", "--device", "cpu"]
     assert main([*words, "--out", "regions"]) == 0
     out = capsys.readouterr().out
-    assert "threshold  3.5" in out
+    assert "threshold  |x| >= 3.5" in out
     assert "regions    2" in out
     table = out[out.index("id sign") :].splitlines()
     assert len(table) == 3

@@ -41,7 +41,17 @@ def run(*words: object) -> int:
 def test_threshold_one_sided_with_clusters(here, capsys):
     data = write("map.nii.gz", ndimage.gaussian_filter(noise(12, 11, 10), 1.0) * 10)
     assert (
-        run("threshold", "map.nii.gz", "--cutoff", 1.0, "--one-sided", "--cluster-threshold", 4, "--out", "out.nii.gz")
+        run(
+            "threshold",
+            "map.nii.gz",
+            "--threshold",
+            1.0,
+            "--one-sided",
+            "--cluster-threshold",
+            4,
+            "--out",
+            "out.nii.gz",
+        )
         == 0
     )
     labels, n = ndimage.label(data >= 1.0, FACES)
@@ -51,15 +61,16 @@ def test_threshold_one_sided_with_clusters(here, capsys):
     assert 0 < np.count_nonzero(want) < (data >= 1.0).sum()
     assert n > 1
     out = capsys.readouterr().out
-    assert "device   cpu" in out
-    assert f"kept     {np.count_nonzero(want)} voxels" in out
-    assert "written  out.nii.gz" in out
+    assert "device     cpu" in out
+    assert "threshold  x >= 1" in out
+    assert f"kept       {np.count_nonzero(want)} voxels" in out
+    assert "written    out.nii.gz" in out
 
 
 def test_threshold_percentile_in_a_mask_volume_by_volume(here):
     data = write("run.nii.gz", noise(7, 6, 5, 3))
     mask = write("mask.nii.gz", (noise(7, 6, 5, seed=1) > 0).astype(np.uint8)) > 0
-    assert run("threshold", "run.nii.gz", "--cutoff", "80%", "--mask", "mask.nii.gz", "--out", "out.nii.gz") == 0
+    assert run("threshold", "run.nii.gz", "--threshold", "80%", "--mask", "mask.nii.gz", "--out", "out.nii.gz") == 0
     got = read("out.nii.gz")
     for i in range(3):
         volume = data[..., i]
@@ -77,9 +88,9 @@ def test_threshold_keeps_float64(here):
 
 def test_nothing_survives_and_that_is_no_error(here, capsys):
     write("map.nii.gz", noise(4, 4, 4))
-    assert run("threshold", "map.nii.gz", "--cutoff", 99, "--out", "out.nii.gz") == 0
+    assert run("threshold", "map.nii.gz", "--threshold", 99, "--out", "out.nii.gz") == 0
     assert not read("out.nii.gz").any()
-    assert "kept     nothing reaches the cutoff" in capsys.readouterr().out
+    assert "kept       nothing reaches the threshold" in capsys.readouterr().out
     assert run("label", "out.nii.gz", "--out", "labels.nii.gz") == 0
     assert not read("labels.nii.gz").any()
     assert "found    none: the mask is empty" in capsys.readouterr().out
@@ -181,8 +192,8 @@ def test_nan_is_outside_a_mask(here):
 @pytest.mark.parametrize(
     "words",
     [
-        ["threshold", "empty.nii.gz", "--cutoff", 1],
-        ["threshold", "empty.nii.gz", "--cutoff", "97%"],
+        ["threshold", "empty.nii.gz", "--threshold", 1],
+        ["threshold", "empty.nii.gz", "--threshold", "97%"],
         ["smooth", "empty.nii.gz", "--fwhm", 4],
         ["dilate", "empty.nii.gz"],
         ["label", "empty.nii.gz"],
@@ -227,12 +238,13 @@ def test_label_refuses_a_statistical_map(here, capsys):
 def test_the_sidecar_says_what_was_done(here):
     write("mask.nii.gz", np.ones((3, 3, 3), np.uint8))
     write("map.nii.gz", noise(3, 3, 3))
-    assert run("threshold", "map.nii.gz", "--cutoff", "1.5", "--mask", "mask.nii.gz", "--out", "out.nii.gz") == 0
+    assert run("threshold", "map.nii.gz", "--threshold", "1.5", "--mask", "mask.nii.gz", "--out", "out.nii.gz") == 0
     record = json.loads(Path("out.json").read_text())
     assert record["settings"] == {
-        "cutoff": 1.5,
+        "threshold": 1.5,
         "two_sided": True,
         "cluster_threshold": 0,
+        "min_size_mm3": 0.0,
         "connectivity": 6,
         "mask": "mask.nii.gz",
     }
@@ -249,7 +261,7 @@ def test_results_do_not_depend_on_the_memory_limit(here, capsys):
     for limit, name in (("1KB", "small"), ("1GB", "large")):
         words = ["--memory-limit", limit, "--out"]
         assert run("smooth", "run.nii.gz", "--fwhm", 5, *words, f"{name}-s.nii") == 0
-        assert run("threshold", "run.nii.gz", "--cutoff", "90%", *words, f"{name}-h.nii") == 0
+        assert run("threshold", "run.nii.gz", "--threshold", "90%", *words, f"{name}-h.nii") == 0
         ttest = ["ttest", "run.nii.gz", "--conditions", "labels.txt", "--contrast", "a-b"]
         assert run(*ttest, *words, f"{name}-t.nii", "--out-log10p", f"{name}-p.nii") == 0
         assert run("label", f"{name}-p.nii", *words, f"{name}-l.nii") == 0
@@ -263,7 +275,7 @@ def test_every_backend_writes_the_same(here, backend, monkeypatch):
     monkeypatch.setattr(volume_job, "get_backend", lambda device: backend)
     data = write("run.nii.gz", noise(6, 5, 4, 8))
     mask = write("mask.nii.gz", (noise(6, 5, 4, seed=1) > -1).astype(np.uint8)) > 0
-    threshold_image("run.nii.gz", "h.nii.gz", cutoff=1.0, mask="mask.nii.gz")
+    threshold_image("run.nii.gz", "h.nii.gz", threshold=1.0, mask="mask.nii.gz")
     np.testing.assert_array_equal(read("h.nii.gz"), np.where(mask[..., None] & (abs(data) >= 1), data, 0))
     label_image("mask.nii.gz", "l.nii.gz", connectivity=18)
     np.testing.assert_array_equal(read("l.nii.gz"), ndimage.label(mask, ndimage.generate_binary_structure(3, 2))[0])
@@ -279,10 +291,11 @@ def test_every_backend_writes_the_same(here, backend, monkeypatch):
 
 def test_in_memory_images_are_taken_too(here):
     image = nibabel.Nifti1Image(noise(4, 4, 4), AFFINE)
-    result = threshold_image(image, "out.nii.gz", cutoff=1.0, device="cpu")
+    result = threshold_image(image, "out.nii.gz", threshold=1.0, device="cpu")
     assert result.paths == (Path("out.nii.gz"),)
     assert result.n_volumes == 1
-    assert result.counts == {"voxels_kept": [int((abs(noise(4, 4, 4)) >= 1).sum())]}
+    kept = int((abs(noise(4, 4, 4)) >= 1).sum())
+    assert result.counts == {"voxels_kept": [kept], "cutoff": [1.0], "rule": "|x| >= 1"}
     assert json.loads(Path("out.json").read_text())["inputs"] == [{"in_memory": "Image", "shape": [4, 4, 4]}]
 
 
@@ -363,7 +376,7 @@ def test_a_real_map_as_nilearn(here):
     folder = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "open" / "epi_oro"
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}")
-    words = ["--cutoff", 2.3, "--cluster-threshold", 10, "--out", "out.nii.gz"]
+    words = ["--threshold", 2.3, "--cluster-threshold", 10, "--out", "out.nii.gz"]
     assert run("threshold", folder / "zstat1.nii.gz", *words) == 0
     want = threshold_img(folder / "zstat1.nii.gz", 2.3, cluster_threshold=10, copy_header=True)
     np.testing.assert_array_equal(read("out.nii.gz"), want.get_fdata())

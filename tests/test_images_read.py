@@ -372,3 +372,15 @@ def test_cut_off_copy_of_a_real_image_is_refused_when_it_is_opened(tmp_path):
     path.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
     with pytest.raises(DataError, match=r"map\.nii\.gz: the compressed data end in the middle"):
         open_image(path)
+
+
+def test_a_view_is_what_read_returns_and_cannot_be_written_to(tmp_path):
+    data = np.asfortranarray(np.random.default_rng(0).normal(size=(4, 5, 6, 7)).astype(np.float32))
+    in_memory = open_image(nib.Nifti1Image(data, AFFINE))
+    seen = in_memory.view(2, 5)
+    np.testing.assert_array_equal(seen, in_memory.read(2, 5))
+    assert np.shares_memory(seen, data)
+    assert not seen.flags.writeable
+    np.testing.assert_array_equal(in_memory.view(dtype=np.float64), in_memory.read(dtype=np.float64))
+    on_disk = open_image(made(tmp_path, "run.nii.gz", (data * 100).astype(np.int16), slope=(0.5, 3)))
+    np.testing.assert_array_equal(on_disk.view(1, 3), on_disk.read(1, 3))

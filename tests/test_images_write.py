@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from gpuroi.errors import OutputError, UsageError
-from gpuroi.images import open_image, save_image, staged_file, staged_folder, write, write_json, write_tsv
+from gpuroi.images import open_image, save_image, staged_file, staged_files, staged_folder, write, write_json, write_tsv
 
 AFFINE = np.array([[-2.0, 0.1, 0, 90], [0, 2.5, 0.2, -126], [0.1, 0, 3, -72], [0, 0, 0, 1]])
 
@@ -432,8 +432,25 @@ def test_hidden_names_are_beside_the_target_and_differ():
 def test_importing_the_package_is_light():
     code = """
     import sys
-    import gpuroi.images.masks, gpuroi.images.regions, gpuroi.images.write
+    import gpuroi.images.masks, gpuroi.images.small_regions, gpuroi.images.write
     print(sorted({"nibabel", "pandas", "scipy", "numba", "deflate", "isal"} & set(sys.modules)))
     """
     said, _ = python(code).communicate(timeout=60)
     assert said == "[]\n"
+
+
+def test_several_files_take_their_places_together_or_not_at_all(tmp_path):
+    paths = [tmp_path / "t.tsv", tmp_path / "t.json"]
+    with staged_files(paths) as (table, sidecar):
+        table.write_text("one")
+        sidecar.write_text("two")
+        assert not any(path.exists() for path in paths)
+    assert [path.read_text() for path in paths] == ["one", "two"]
+    with pytest.raises(ZeroDivisionError), staged_files(paths, overwrite=True) as (table, _):  # noqa: PT012
+        table.write_text("three")
+        1 / 0  # noqa: B018
+    assert [path.read_text() for path in paths] == ["one", "two"]
+    paths[0].unlink()
+    with pytest.raises(OutputError, match=r"t\.json: exists already"), staged_files(paths):
+        pass
+    assert sorted(tmp_path.iterdir()) == paths[1:]

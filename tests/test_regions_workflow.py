@@ -19,7 +19,7 @@ AFFINE = np.array([[2.9, 0.4, 0.0, -30.0], [-0.5, 3.4, 0.3, 12.0], [0.1, -0.2, 4
 @pytest.fixture
 def on(backend, monkeypatch):
     """The name of each backend's device in turn; the stand-in has no driver for a probe to find."""
-    monkeypatch.setattr("gpuroi.workflows.regions.get_backend", lambda _device: backend)
+    monkeypatch.setattr("gpuroi.images.find_regions.get_backend", lambda _device: backend)
     return backend.device
 
 

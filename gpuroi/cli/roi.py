@@ -146,6 +146,9 @@ def regions(
     min_size_mm3: float = 0.0,
     connectivity: Connectivity = 6,
     mask: Path | None = None,
+    seeds: Literal["local-maxima"] | None = None,
+    seed_distance_mm: float = 20.0,
+    seed_fwhm_mm: float = 6.0,
     figures: Annotated[bool, Parameter(negative="--no-figures")] = True,
     device: str = "auto",
     memory_limit: str | None = None,
@@ -164,13 +167,20 @@ def regions(
     threshold
         A value, or a percentile such as 97%.
     two_sided
-        Keep |x| at or above the threshold, positive and negative regions apart; one-sided keeps x at or above it.
+        Keep |x| at or above the threshold, positive and negative regions apart; one-sided keeps x at or above it (at or
+        below it, if it is negative).
     min_size_mm3
         Smallest region kept, in mm3.
     connectivity
         Which voxels make one region: over faces (6), and edges (18), and corners (26).
     mask
         Image, non-zero inside: where regions are looked for, and the percentile is taken.
+    seeds
+        local-maxima: split regions with several peaks, by a random walker from each.
+    seed_distance_mm
+        How far along each axis a peak has to be the largest value, in mm.
+    seed_fwhm_mm
+        Smoothing of the map in which peaks are sought, in mm; 0 for none.
     figures
         Draw figures, for the report too.
     device
@@ -196,16 +206,22 @@ def regions(
         min_size_mm3=min_size_mm3,
         connectivity=connectivity,
         mask=mask,
+        seeds=seeds,
+        seed_distance_mm=seed_distance_mm,
+        seed_fwhm_mm=seed_fwhm_mm,
         device=device,
         memory_limit=memory_limit,
     )
     result.save(out, overwrite=overwrite, figures=figures)
-    cutoff = result.settings["cutoff"]
     found = str(len(result.table))
     if not len(result.table):
         found = f"none of {min_size_mm3:g} mm3 or more" if min_size_mm3 else "none: nothing reaches the threshold"
-    asked = f"{threshold} = {cutoff:.4g}" if isinstance(threshold, str) else f"{threshold:g}"
-    facts = [("device", result.device), ("threshold", asked), ("regions", found), ("written", str(out))]
+    facts = [
+        ("device", result.device),
+        ("threshold", result.settings["rule"]),
+        ("regions", found),
+        ("written", str(out)),
+    ]
     show(facts, result.table)
     return 0
 

@@ -15,7 +15,13 @@ __all__ = ["show"]
 _MOST_ROWS = 10
 
 
-def show(facts: Sequence[tuple[str, str]], table: pd.DataFrame | None = None, *, unit: str = "regions") -> None:
+def show(
+    facts: Sequence[tuple[str, str]],
+    table: pd.DataFrame | None = None,
+    *,
+    unit: str = "regions",
+    most: int | None = _MOST_ROWS,
+) -> None:
     """Print facts, one a line, and the first rows of a table.
 
     Parameters
@@ -23,9 +29,11 @@ def show(facts: Sequence[tuple[str, str]], table: pd.DataFrame | None = None, *,
     facts : sequence of (str, str)
         Name and value.
     table : DataFrame, optional
-        Its first 10 rows are printed.
+        Its first rows are printed.
     unit : str
         What a row of the table is.
+    most : int or None, default 10
+        How many rows; None for all.
 
     Examples
     --------
@@ -35,18 +43,18 @@ def show(facts: Sequence[tuple[str, str]], table: pd.DataFrame | None = None, *,
     """
     width = max((len(name) for name, _ in facts), default=0)
     if sys.stdout.isatty():
-        _show_rich(facts, width, table)
+        _show_rich(facts, width, table, most)
     else:
         for name, value in facts:
             print(f"{name:<{width}}  {value}")
         if table is not None and len(table):
             print()
-            print(_cells(table).to_string(index=False))
-    if table is not None and len(table) > _MOST_ROWS:
-        print(f"... and {len(table) - _MOST_ROWS} more {unit}")
+            print(_cells(table, most).to_string(index=False))
+    if table is not None and most is not None and len(table) > most:
+        print(f"... and {len(table) - most} more {unit}")
 
 
-def _show_rich(facts: Sequence[tuple[str, str]], width: int, table: pd.DataFrame | None) -> None:
+def _show_rich(facts: Sequence[tuple[str, str]], width: int, table: pd.DataFrame | None, most: int | None) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -56,7 +64,7 @@ def _show_rich(facts: Sequence[tuple[str, str]], width: int, table: pd.DataFrame
         console.print(Text.assemble((f"{name:<{width}}  ", "bold cyan"), value), soft_wrap=True)
     if table is None or not len(table):
         return
-    cells = _cells(table)
+    cells = _cells(table, most)
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     for name in cells.columns:
         drawn.add_column(str(name), justify="right")
@@ -66,7 +74,13 @@ def _show_rich(facts: Sequence[tuple[str, str]], width: int, table: pd.DataFrame
     console.print(drawn)
 
 
-def _cells(table: pd.DataFrame) -> pd.DataFrame:
+def _cells(table: pd.DataFrame, most: int | None) -> pd.DataFrame:
     """The first rows, as text, without the columns that would not fit on a terminal of 80 characters."""
     table = table[[name for name in table.columns if not str(name).startswith("center_")]]
-    return table.head(_MOST_ROWS).map(lambda cell: f"{cell:.4g}" if isinstance(cell, float) else str(cell))
+    return (table if most is None else table.head(most)).map(_cell)
+
+
+def _cell(value: object) -> str:
+    """A number in four digits; nothing for what is missing, as nilearn's cluster tables have it."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "" if text in ("nan", "None", "<NA>") else text

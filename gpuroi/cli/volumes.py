@@ -24,16 +24,17 @@ def threshold(
     /,
     *,
     out: Path,
-    cutoff: float | str,
+    threshold: Annotated[float | str, Parameter(name=("--threshold", "--cutoff"))],
     two_sided: Annotated[bool, Parameter(negative="--one-sided")] = True,
     cluster_threshold: int = 0,
+    min_size_mm3: float = 0.0,
     connectivity: Connectivity = 6,
     mask: Path | None = None,
     device: str = "auto",
     memory_limit: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Keep the values of an image that reach a cutoff and set all others to 0.
+    """Keep the values of an image that reach a threshold and set all others to 0.
 
     Parameters
     ----------
@@ -41,12 +42,14 @@ def threshold(
         NIfTI image, 3-D or 4-D; volumes are thresholded one by one.
     out
         Image to write; a sidecar .json comes with it.
-    cutoff
+    threshold
         A value, or a percentile such as 97%.
     two_sided
-        Keep |x| at or above the cutoff; one-sided keeps x at or above it (at or below it, if it is negative).
+        Keep |x| at or above the threshold; one-sided keeps x at or above it (at or below it, if it is negative).
     cluster_threshold
         Keep only clusters of at least this many voxels.
+    min_size_mm3
+        Keep only clusters of at least this many mm3.
     connectivity
         Neighbours of a voxel: faces (6), and edges (18), and corners (26).
     mask
@@ -68,16 +71,18 @@ def threshold(
     result = threshold_image(
         image,
         out,
-        cutoff=cutoff,
+        threshold=threshold,
         two_sided=two_sided,
         cluster_threshold=cluster_threshold,
+        min_size_mm3=min_size_mm3,
         connectivity=connectivity,
         mask=mask,
         device=device,
         memory_limit=memory_limit,
         overwrite=overwrite,
     )
-    return _tell(result, [("kept", _voxels(result.counts["voxels_kept"]) or "nothing reaches the cutoff")])
+    kept = _voxels(result.counts["voxels_kept"]) or "nothing reaches the threshold"
+    return _tell(result, [("threshold", result.counts["rule"]), ("kept", kept)])
 
 
 def smooth(

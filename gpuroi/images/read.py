@@ -145,6 +145,16 @@ class Image:
             store.release()
         return result
 
+    def view(self, start: int = 0, stop: int | None = None, *, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+        """Return what `read` returns, but not to be written to: an array in memory of that type is not copied."""
+        stop = self.n_volumes if stop is None else stop
+        store = self._store
+        if isinstance(store, NibabelStore) and store.dtype() == np.dtype(dtype) and store.scaling().is_identity:
+            seen = store.view(start, stop).transpose(0, 3, 2, 1)
+            seen.flags.writeable = False
+            return seen
+        return self.read(start, stop, dtype=dtype)
+
     def read_one(self, *, dtype: DTypeLike | None = np.float32) -> NDArray[Any]:
         """Return the only volume, shape (X, Y, Z); `DataError` if there are more."""
         if self.n_volumes != 1:

@@ -148,6 +148,11 @@ class NibabelStore:
         array, _ = self._load()
         return array[..., index].T
 
+    def view(self, start: int, stop: int) -> NDArray[Any]:
+        """View of a range of volumes."""
+        array, _ = self._load()
+        return array[..., start:stop].T
+
     def take(self, start: int, stop: int) -> NDArray[Any]:
         """Copy a range of volumes."""
         array, _ = self._load()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["Picture", "regions_page", "regions_pictures", "roi_page", "roi_pictures"]
+__all__ = ["Picture", "picture_html", "records", "regions_page", "regions_pictures", "roi_page", "roi_pictures"]
 
 _PACKAGES = ("numpy", "scipy", "numba", "nibabel", "pandas", "matplotlib", "cupy-cuda12x", "cupy-cuda13x")
 _COORDINATES = "x, y and z are in mm: to the right, to the front and up, in the space of the image."
@@ -133,11 +133,11 @@ def roi_page(result: Any, pictures: Sequence[Picture] | None = None) -> str:
         f"Regions of interest: {first} against {second}",
         [
             ("What was asked and found", paragraph(_asked(result)) + paragraph(found)),
-            ("Where", _figures(brains) or paragraph(_NO_PICTURES)),
+            ("Where", picture_html(brains) or paragraph(_NO_PICTURES)),
             ("Regions", table(rows) + paragraph(_COORDINATES) if len(rows) else ""),
-            ("Signals", paragraph(_BOX_NOTE) + _figures(plots) if plots else ""),
+            ("Signals", paragraph(_BOX_NOTE) + picture_html(plots) if plots else ""),
             ("How", ordered(_roi_steps(settings)) + paragraph("Mind:") + bullets(_ROI_CAVEATS)),
-            *_records(result),
+            *records(result),
             ("References", references([test, "circular", "label"], result.device)),
         ],
     )
@@ -210,10 +210,10 @@ def regions_page(result: Any, pictures: Sequence[Picture] | None = None) -> str:
         "Regions of a statistical map",
         [
             ("What was asked and found", paragraph(asked) + paragraph(_found(rows, settings))),
-            ("Where", _figures(pictures) or paragraph(_NO_PICTURES)),
+            ("Where", picture_html(pictures) or paragraph(_NO_PICTURES)),
             ("Regions", table(rows) + paragraph(_COORDINATES) if len(rows) else ""),
             ("How", ordered(_regions_steps(settings)) + paragraph("Mind:") + bullets(_REGIONS_CAVEATS)),
-            *_records(result),
+            *records(result),
             ("References", references(["label"], result.device)),
         ],
     )
@@ -269,7 +269,19 @@ def _regions_steps(settings: Mapping[str, Any]) -> list[str]:
         f"Keep voxels {within} where {settings['rule']}.",
         _connected(settings["connectivity"]) + " Positive and negative voxels never make one region; positive ones "
         "are numbered first, by their first voxel in C order.",
+        *_split_steps(settings),
         f"Drop regions smaller than {smallest:g} mm³." if smallest else "Keep regions of any size.",
+    ]
+
+
+def _split_steps(settings: Mapping[str, Any]) -> list[str]:
+    if not settings.get("seeds"):
+        return []
+    return [
+        f"Smooth |map| inside the regions (FWHM {settings['seed_fwhm_mm']:g} mm) and find local maxima: the largest "
+        f"value within {settings['seed_distance_mm']:g} mm along each axis. A region with several is split by a random "
+        "walker: each voxel goes to the maximum that a walk from it, which avoids steps in value, most likely meets "
+        "first."
     ]
 
 
@@ -278,7 +290,7 @@ def _connected(connectivity: int) -> str:
     return f"Voxels that touch over {over} are one region."
 
 
-def _figures(pictures: Sequence[Picture]) -> str:
+def picture_html(pictures: Sequence[Picture]) -> str:
     """Single box plots side by side, all else below each other."""
     if not pictures:
         return ""
@@ -287,7 +299,7 @@ def _figures(pictures: Sequence[Picture]) -> str:
     return gallery(html) if single else "".join(html)
 
 
-def _records(result: Any) -> list[tuple[str, str]]:
+def records(result: Any) -> list[tuple[str, str]]:
     """What every result carries: settings, counts, inputs, timings, versions."""
     inputs = [(one.get("path") or f"{one['in_memory']} in memory", _input_text(one)) for one in result.inputs]
     timings = [(stage, f"{seconds:.3f} s") for stage, seconds in result.timings.items()]

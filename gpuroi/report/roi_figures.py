@@ -27,7 +27,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["region_colour", "save_boxplots", "save_map_picture", "save_regions_picture"]
+__all__ = [
+    "BAR_IN",
+    "HEADING_IN",
+    "colour_bar",
+    "diverging",
+    "heading",
+    "region_colour",
+    "save_boxplots",
+    "save_map_picture",
+    "save_regions_picture",
+]
 
 # Okabe and Ito's palette, told apart with any colour vision (https://jfly.uni-koeln.de/color/), then Tol's "muted".
 # Beyond thirteen regions colours come again: the numbers in the picture tell the regions apart.
@@ -35,7 +45,7 @@ _REGION_COLOURS = (
     "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2",
     "#88CCEE", "#CC6677", "#DDCC77", "#44AA99", "#AA4499", "#999933",
 )  # fmt: skip
-_HEADING_IN, _BAR_IN = 0.4, 0.72
+HEADING_IN, BAR_IN = 0.4, 0.72
 _LEGEND_ENTRY_IN = 1.1
 _MOST_CUTS = 5
 _MOST_IN_LEGEND = 26  # twice the colours; beyond, the numbers in the picture say more
@@ -155,14 +165,14 @@ def save_regions_picture(
     legend = 0.32 + (0.2 * -(-len(ids) // columns) if len(ids) <= _MOST_IN_LEGEND else 0)
 
     def draw(figure: Any) -> None:
-        _heading(figure, title)
+        heading(figure, title)
         seen = set()
         for panel in layout.panels(figure, legend):
             show_grey(panel, grid, grey, _grey_limits(grey))
             seen |= _overlay_regions(panel, labels, ids)
         _region_legend(figure, legend, columns, ids, len(seen), grid)
 
-    height = layout.height_in + legend + (_HEADING_IN if title else 0)
+    height = layout.height_in + legend + (HEADING_IN if title else 0)
     Path(path).write_bytes(render_png(draw, layout.width_in, height))
     return Path(path)
 
@@ -218,9 +228,9 @@ def save_map_picture(
     layout = lay_out(grid, cuts, inside)
 
     def draw(figure: Any) -> None:
-        _heading(figure, title)
-        colours = _diverging(threshold, largest)
-        for panel in layout.panels(figure, _BAR_IN):
+        heading(figure, title)
+        colours = diverging(threshold, largest)
+        for panel in layout.panels(figure, BAR_IN):
             show_grey(panel, grid, grey, _grey_limits(grey))
             pixels = panel.take(values)
             panel.ax.imshow(
@@ -233,9 +243,9 @@ def save_map_picture(
                 interpolation="nearest",
             )
         note = "" if values.any() else "; nothing reaches it"
-        _colour_bar(figure, colours, threshold, largest, _tilt_note(grid) + note)
+        colour_bar(figure, colours, threshold, largest, _tilt_note(grid) + note)
 
-    height = layout.height_in + _BAR_IN + (_HEADING_IN if title else 0)
+    height = layout.height_in + BAR_IN + (HEADING_IN if title else 0)
     Path(path).write_bytes(render_png(draw, layout.width_in, height))
     return Path(path)
 
@@ -368,10 +378,11 @@ def _place_of_number(inside: NDArray[np.bool_]) -> tuple[float, float, bool]:
     return float(row), float(column), False
 
 
-def _heading(figure: Any, title: str) -> None:
+def heading(figure: Any, title: str) -> None:
+    """Write a title into the `HEADING_IN` inches at the top of a figure."""
     width, height = figure.get_size_inches()
     if title:
-        x, y = 0.12 / width, 1 - _HEADING_IN / 2 / height
+        x, y = 0.12 / width, 1 - HEADING_IN / 2 / height
         figure.text(x, y, title, ha="left", va="center", fontsize=10.5)
 
 
@@ -407,7 +418,7 @@ def _tilt_note(grid: Oriented) -> str:
     return f"the image is tilted by {grid.tilt_degrees:.0f}°: cuts along its own axes, L, R, A, P are the nearest sides"
 
 
-def _diverging(threshold: float, largest: float) -> Any:
+def diverging(threshold: float, largest: float) -> Any:
     """Blue below -threshold, orange above threshold, grey between."""
     from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 
@@ -421,15 +432,16 @@ def _diverging(threshold: float, largest: float) -> Any:
     return ListedColormap(colours)
 
 
-def _colour_bar(figure: Any, colours: Any, threshold: float, largest: float, note: str) -> None:
+def colour_bar(figure: Any, colours: Any, threshold: float, largest: float, note: str) -> None:
+    """Draw the bar of `diverging` colours into the `BAR_IN` inches at the bottom of a figure."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     height = figure.get_size_inches()[1]
-    ax = figure.add_axes((0.2, (_BAR_IN - 0.3) / height, 0.6, 0.16 / height))
+    ax = figure.add_axes((0.2, (BAR_IN - 0.3) / height, 0.6, 0.16 / height))
     bar = figure.colorbar(ScalarMappable(Normalize(-largest, largest), colours), cax=ax, orientation="horizontal")
     marks = {-largest, largest, -threshold, threshold} if threshold < largest else {-largest, largest}
     places = sorted(marks | {0.0} if threshold == 0 else marks)
-    bar.set_ticks(places, labels=[f"{place:.3g}" for place in places])
+    bar.set_ticks(places, labels=[f"{place + 0.0:.3g}" for place in places])  # no "-0"
     text = f"shown where |value| ≥ {threshold:.3g}" if threshold else "every value is shown"
     bar.set_label("; ".join(filter(None, [text, note.removeprefix("; ")])), fontsize=8)

@@ -67,14 +67,8 @@ def can_draw() -> str:
 
 def atlas_image(labels: NDArray[np.int32], like: Image) -> Any:
     """Return labels as a nibabel image, int32, in the space of `like`."""
-    import nibabel
     import numpy as np
 
-    make: Any = nibabel.Nifti1Image
-    image = make(np.asarray(labels, dtype=np.int32), like.affine, dtype=np.int32)
-    code = like.header["sform_code"].item() if "sform_code" in getattr(like.header, "keys", list)() else 0
-    code = code or 2  # aligned, as nibabel says where nothing is known
-    image.set_sform(like.affine, code=code)
-    image.set_qform(like.affine, code=code)
-    image.header.set_xyzt_units("mm")
-    return image
+    from gpuroi.images.make_image import image_like
+
+    return image_like(np.asarray(labels, dtype=np.int32), like)

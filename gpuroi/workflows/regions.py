@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gpuroi.backends import get_backend
 from gpuroi.backends.memory import parse_bytes
-from gpuroi.errors import DataError, UsageError
+from gpuroi.errors import UsageError
 from gpuroi.workflows.output import atlas_image, can_draw
 from gpuroi.workflows.provenance import dataset_description, describe_inputs, provenance
 from gpuroi.workflows.stopwatch import Stopwatch
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from gpuroi.backends.base import Backend
     from gpuroi.images.read import Image
 
 __all__ = ["RegionsResult", "regions"]
@@ -141,6 +139,9 @@ def regions(
     min_size_mm3: float = 0.0,
     connectivity: int = 6,
     mask: Any = None,
+    seeds: Literal["local-maxima"] | None = None,
+    seed_distance_mm: float = 20.0,
+    seed_fwhm_mm: float = 6.0,
     device: str = "auto",
     memory_limit: str | int | None = None,
 ) -> RegionsResult:
@@ -152,7 +153,7 @@ def regions(
         One volume.
     threshold : float or str, default "97%"
         A value, or a percentile of the voxels inside the mask (without a mask: of all, the zeros of the background
-        too), NaN left out. Two-sided: of `abs(x)`; else of the values that are not negative.
+        too) that hold a finite value. Two-sided: of `abs(x)`; else of the values that are not negative.
     two_sided : bool, default True
         True keeps ``abs(x) >= threshold``; positive and negative voxels never make one region. False keeps
         ``x >= threshold``, or ``x <= threshold`` if that is negative.
@@ -162,6 +163,13 @@ def regions(
         Which neighbours make one region: faces; and edges; and corners.
     mask : path or image, optional
         Non-zero inside, on the grid of the map. Applied first.
+    seeds : {"local-maxima"}, optional
+        None: a region is a connected component. "local-maxima": components with several peaks are split by a random
+        walker that starts at each (on the CPU, on any device).
+    seed_distance_mm : float, default 20.0
+        Peaks are the largest of a box that reaches so far along each axis.
+    seed_fwhm_mm : float, default 6.0
+        Peaks are sought in the map smoothed by so much; 0 for not at all.
     device : {"auto", "cpu", "cuda", "cuda:N"}
     memory_limit : int or str, optional
         Bytes, or text such as "2GB", beside what the imports take: a map that needs more is refused.
@@ -194,125 +202,70 @@ def regions(
     >>> result.table[["id", "sign", "voxels", "peak_stat"]].values.tolist()
     [[1.0, 1.0, 8.0, 4.0], [2.0, -1.0, 2.0, -5.0]]
     """
-    from gpuroi.images.masks import read_mask
+    from gpuroi.images.find_regions import regions as find_regions
     from gpuroi.images.read import open_image
 
-    _check_settings(min_size_mm3, connectivity)
-    threshold = _value_or_percentile(threshold)
-    backend = get_backend(device)
     watch = Stopwatch()
-    with watch("read"):
+    with watch("open"):
         image = open_image(img)
-        values = _read_map(image, memory_limit)
-        inside = None if mask is None else read_mask(mask, image)
+        _check_memory(image, memory_limit)
         inputs = describe_inputs([img, mask])
-    with watch("regions"), backend.activate():
-        kept, cutoff = _threshold(values, threshold, two_sided, inside, backend)
-        labels, n_positive = _label_signs(kept, image.affine, min_size_mm3, connectivity, backend)
-    table = _table(labels, values, image.affine, n_positive)
-    percentile = f" ({threshold})" if isinstance(threshold, str) else ""
-    compared = "|x| >=" if two_sided else ("x >=" if cutoff >= 0 else "x <=")
+    seeded: dict[str, Any] = {
+        "seeds": seeds,
+        "seed_distance_mm": float(seed_distance_mm),
+        "seed_fwhm_mm": float(seed_fwhm_mm),
+    }
+    with watch("regions"):
+        found = find_regions(
+            image,
+            threshold=threshold,
+            two_sided=two_sided,
+            min_size_mm3=min_size_mm3,
+            connectivity=connectivity,
+            mask=mask,
+            **seeded,
+            device=device,
+        )
+    values, labels = image.read_one(), found.labels
+    table = _table(labels, values, image.affine, found.n_positive)
     settings = {
         "threshold": threshold,
-        "cutoff": cutoff,
-        "rule": f"{compared} {cutoff:.6g}{percentile}",
+        "cutoff": found.cutoff,
+        "rule": found.rule,
         "two_sided": bool(two_sided),
         "min_size_mm3": float(min_size_mm3),
         "connectivity": int(connectivity),
         "mask": mask is not None,
+        **(seeded if seeds is not None else {"seeds": None}),
     }
     counts = {
         "voxels": int(values.size),
-        "voxels_inside": int(values.size if inside is None else inside.sum()),
+        "voxels_inside": found.voxels_inside,
         "voxels_not_finite": int((~np.isfinite(values)).sum()),
-        "voxels_thresholded": int((kept != 0).sum()),
+        "voxels_thresholded": int((found.kept != 0).sum()),
         "voxels_in_regions": int((labels != 0).sum()),
         "regions": len(table),
-        "regions_positive": n_positive,
+        "regions_positive": found.n_positive,
     }
     thresholded = np.where(labels != 0, values, np.float32(0))
     return RegionsResult(
-        atlas_image(labels, image), table, thresholded, settings, watch.seconds, counts, inputs, backend.device, image
+        atlas_image(labels, image), table, thresholded, settings, watch.seconds, counts, inputs, found.device, image
     )
 
 
-def _check_settings(min_size_mm3: float, connectivity: int) -> None:
-    if not (math.isfinite(min_size_mm3) and min_size_mm3 >= 0):
-        raise UsageError(f"min_size_mm3 is {min_size_mm3}", "give mm3, 0 to keep every region")
-    if connectivity not in (6, 18, 26):
-        raise UsageError(f"connectivity is {connectivity!r}", "use 6 (faces), 18 (and edges) or 26 (and corners)")
-
-
-def _read_map(image: Image, memory_limit: str | int | None) -> NDArray[np.float32]:
+def _check_memory(image: Image, memory_limit: str | int | None) -> None:
     needed = _BYTES_PER_VOXEL * math.prod(image.shape)
     if memory_limit is not None and parse_bytes(memory_limit) < needed:
         raise UsageError(
             f"the memory limit is {memory_limit}, but {image.name} needs {needed / 1e6:.0f} MB",
             f"give {-(-needed // 10**6)}MB or more",
         )
-    values = image.read_one()
-    if not np.isfinite(values).any():
-        raise DataError(f"{image.name}: all values are NaN or infinite", "check how the map was made")
-    return values
-
-
-def _threshold(
-    values: NDArray[np.float32],
-    cutoff: float | str,
-    two_sided: bool,
-    inside: NDArray[np.bool_] | None,
-    backend: Backend,
-) -> tuple[NDArray[np.float32], float]:
-    """Return the values that pass, 0 elsewhere, and the cutoff as a number."""
-    from gpuroi.ops import percentile_cutoff, threshold
-
-    finite = np.where(np.isfinite(values), values, np.float32(np.nan))  # NaN is in no population and never kept
-    data = backend.asarray(finite)
-    where = None if inside is None else backend.asarray(inside)
-    if isinstance(cutoff, str):
-        number = float(percentile_cutoff(data, cutoff, two_sided=two_sided, mask=where))
-        if math.isnan(number):
-            raise DataError(
-                f"no voxel to take the percentile {cutoff} of: nothing inside the mask has a value",
-                "check that the mask covers the map",
-            )
-    else:
-        number = float(cutoff)
-    kept = threshold(data, number, two_sided=two_sided, mask=where)
-    return backend.to_numpy(kept), number
-
-
-def _value_or_percentile(threshold: float | str) -> float | str:
-    """Return a number as a number, be it written as text; only what ends in % is a percentile."""
-    if isinstance(threshold, str) and not threshold.strip().endswith("%"):
-        try:
-            return float(threshold)
-        except ValueError:
-            raise UsageError(
-                f'threshold is "{threshold}"', 'give a value such as 3.1, or a percentile: "97%"'
-            ) from None
-    return threshold
-
-
-def _label_signs(
-    kept: NDArray[np.float32], affine: NDArray[np.float64], min_size_mm3: float, connectivity: int, backend: Backend
-) -> tuple[NDArray[np.int32], int]:
-    """Label what is positive, then what is negative; return the labels and how many are positive."""
-    from gpuroi.images.regions import drop_small_regions
-    from gpuroi.ops import label
-
-    both = []
-    for sign_mask in (kept > 0, kept < 0):
-        found, n = label(backend.asarray(sign_mask), connectivity)
-        both.append(drop_small_regions(backend.to_numpy(found), n, min_size_mm3=min_size_mm3, affine=affine))
-    (labels, n_positive), (negative, _) = both
-    return np.where(negative != 0, negative + np.int32(n_positive), labels).astype(np.int32), n_positive
 
 
 def _table(
     labels: NDArray[np.int32], values: NDArray[np.float32], affine: NDArray[np.float64], n_positive: int
 ) -> pd.DataFrame:
-    from gpuroi.images.regions import region_table
+    from gpuroi.images.describe_regions import region_table
 
     table = region_table(labels, values, affine)
     table.insert(1, "sign", np.where(table["id"] <= n_positive, 1, -1))

@@ -350,7 +350,7 @@ def _find_regions(
     backend: Backend,
 ) -> tuple[NDArray[np.int32], dict[str, NDArray[Any]]]:
     """Return the labels of the regions, and the maps on the way to them."""
-    from gpuroi.images.regions import drop_small_regions
+    from gpuroi.images.small_regions import drop_small_regions
     from gpuroi.ops import binary_dilation, label
 
     reached = log10p >= settings["threshold_log10p"]  # NaN never

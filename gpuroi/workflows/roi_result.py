@@ -177,7 +177,7 @@ def make_result(
     device: str,
 ) -> RoiResult:
     """Put a result together: the atlas as an image, its table, and what was counted on the way."""
-    from gpuroi.images.regions import region_table
+    from gpuroi.images.describe_regions import region_table
 
     table = region_table(labels, maps["t"], like.affine).rename(columns={"peak_stat": "peak_t"})
     per_condition = signals["condition"].value_counts().sort_index()

@@ -21,6 +21,7 @@ __all__ = ["VolumesResult", "dilate_image", "label_image", "smooth_image", "thre
 
 Mode = Literal["reflect", "nearest", "mirror", "wrap", "constant"]
 
+_FINITE_BYTES = 9  # whether a voxel is finite, and a copy of the volume without those that are not
 _MASK_BYTES = 3  # a voxel of which it is asked whether it is inside: three bools
 
 
@@ -28,27 +29,31 @@ def threshold_image(
     image: str | Path,
     out: str | Path,
     *,
-    cutoff: float | str,
+    threshold: float | str,
     two_sided: bool = True,
     cluster_threshold: int = 0,
+    min_size_mm3: float = 0.0,
     connectivity: int = 6,
     mask: str | Path | None = None,
     device: str = "auto",
     memory_limit: int | str | None = None,
     overwrite: bool = False,
 ) -> VolumesResult:
-    """Keep the values of an image that reach a cutoff and set all others to 0.
+    """Keep the values of an image that reach a threshold and set all others to 0.
 
     Parameters
     ----------
     image, out : path
         NIfTI images, 3-D or 4-D; volumes are thresholded one by one.
-    cutoff : float or str
-        A value, or a percentile such as "97%", taken in each volume over the mask (without one, over all voxels).
+    threshold : float or str
+        A value, or a percentile such as "97%", taken in each volume over the finite values inside the mask (without
+        one, of all voxels).
     two_sided : bool, default True
-        True keeps ``|x| >= cutoff``. False keeps ``x >= cutoff``, or ``x <= cutoff`` if that is negative.
+        True keeps ``|x| >= threshold``. False keeps ``x >= threshold``, or ``x <= threshold`` if that is negative.
     cluster_threshold : int, default 0
         Keep only clusters of at least this many voxels.
+    min_size_mm3 : float, default 0.0
+        The same in mm3; give one of the two.
     connectivity : {6, 18, 26}, default 6
     mask : path, optional
         Non-zero inside; what lies outside becomes 0.
@@ -60,7 +65,7 @@ def threshold_image(
     Returns
     -------
     VolumesResult
-        `counts` holds `voxels_kept`, one a volume.
+        `counts` holds `voxels_kept` and `cutoff`, one a volume, and `rule`, which says in words what was compared.
 
     Raises
     ------
@@ -68,22 +73,36 @@ def threshold_image(
 
     See Also
     --------
-    gpuroi.ops.threshold : the same for arrays, with the rules in full.
+    gpuroi.images.threshold : the same as a function of an image, with the rules in full.
     """
-    from gpuroi.ops import threshold
+    from gpuroi.images.threshold_image import as_cutoff, keep_volumes, refuse_empty, rule_text, smallest_voxels
 
+    wanted = as_cutoff(threshold, two_sided)
     job = VolumeJob("threshold", image, [out], mask=mask, device=device, memory_limit=memory_limit, overwrite=overwrite)
-    rules: dict[str, Any] = {
+    smallest = smallest_voxels(cluster_threshold, min_size_mm3, job.images[0].affine)
+    how: dict[str, Any] = {"two_sided": two_sided, "smallest": smallest, "connectivity": connectivity}
+    cutoffs = np.zeros(job.images[0].n_volumes)
+
+    def keep(data: Array, part: slice) -> Array:
+        kept, cutoffs[part] = keep_volumes(data, wanted, **how, inside=job.inside, backend=job.backend)
+        return kept
+
+    bytes_each = job.peak_bytes("threshold", clusters=smallest > 1, percentile=isinstance(wanted, str))
+    kept = job.each_volume(keep, bytes_each=bytes_each + _FINITE_BYTES * math.prod(job.images[0].shape))
+    refuse_empty(cutoffs.tolist(), wanted, job.images[0].name)
+    counts = {
+        "voxels_kept": [int(np.count_nonzero(volume)) for volume in kept],
+        "cutoff": cutoffs.tolist(),
+        "rule": rule_text(cutoffs.tolist(), wanted, two_sided=two_sided, masked=mask is not None),
+    }
+    settings = {
+        "threshold": wanted,
         "two_sided": two_sided,
         "cluster_threshold": cluster_threshold,
+        "min_size_mm3": min_size_mm3,
         "connectivity": connectivity,
     }
-    kept = job.each_volume(
-        lambda data, _: threshold(data, cutoff, mask=job.inside, **rules),
-        bytes_each=job.peak_bytes("threshold", clusters=cluster_threshold > 1, percentile=isinstance(cutoff, str)),
-    )
-    counts = {"voxels_kept": [int(np.count_nonzero(volume)) for volume in kept]}
-    return job.save([kept], {"cutoff": cutoff, **rules}, counts, contents=["values that pass, 0 elsewhere"])
+    return job.save([kept], settings, counts, contents=["values that pass, 0 elsewhere"])
 
 
 def smooth_image(
