@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gpuroi.backends import Array, Backend, backend_of
 from gpuroi.backends.graph import Graph
-from gpuroi.domains.contacts import count_contacts
+from gpuroi.domains.contacts import count_contacts, count_pieces, parcel_columns, sizes_and_centres
 from gpuroi.domains.domain import edge_graph, on_host, read_only
+from gpuroi.domains.homotopic import homotopic_pairs
 from gpuroi.domains.voxel_geometry import checked_affine, face_areas_mm2, voxel_mm3
 from gpuroi.errors import DataError, UsageError
 
@@ -39,9 +41,13 @@ class ParcelGraph:
     edges : int64 array, shape (n_edges, 2)
         Each pair once, the lower id first, sorted.
     contact : int64 array, shape (n_edges,), or None
-        Pairs of voxels that touch, where the graph was made from labels.
+        Pairs of voxels that touch, where the graph was made from labels; 0 for an edge that was added.
     contact_mm2 : float64 array, shape (n_edges,), or None
         Area of the voxel faces that the two share, where it was made from labels with an affine.
+    voxels, pieces : int64 array, shape (v,), or None
+        Size of each parcel, and of how many connected pieces it consists, where it was made from labels.
+    centres_mm : float64 array, shape (v, 3), or None
+        Mean place of each parcel's voxels, where it was made from labels with an affine.
     unit : str
         What the weights count: "parcels", "voxels", "mm3", or "weights" if they were given.
     n_elements : int
@@ -55,8 +61,7 @@ class ParcelGraph:
     Notes
     -----
     Ids that do not ascend are refused, not sorted: whoever passes them in the order of their data would get the
-    neighbours of other parcels. Nothing can be changed afterwards; for more edges, such as those between homotopic
-    parcels, make a new graph: ``ParcelGraph(atlas.ids, [*atlas.edges, (3, 53)], atlas.weights)``.
+    neighbours of other parcels. Nothing can be changed afterwards; `with_edges` and `with_weights` make new graphs.
 
     Examples
     --------
@@ -70,6 +75,9 @@ class ParcelGraph:
     weights: NDArray[np.float64]
     contact: NDArray[np.int64] | None
     contact_mm2: NDArray[np.float64] | None
+    voxels: NDArray[np.int64] | None
+    pieces: NDArray[np.int64] | None
+    centres_mm: NDArray[np.float64] | None
     unit: str
     n_elements: int
 
@@ -81,6 +89,9 @@ class ParcelGraph:
             weights=_checked_weights(weights, known),
             contact=None,
             contact_mm2=None,
+            voxels=None,
+            pieces=None,
+            centres_mm=None,
             unit="parcels" if weights is None else "weights",
             n_elements=len(known),
         )
@@ -94,22 +105,27 @@ class ParcelGraph:
         connectivity: int = 6,
         min_contact: int = 1,
         weights: str = "parcels",
+        homotopic: Any = None,
     ) -> ParcelGraph:
         """Find the parcels of a label volume and which of them touch.
 
         Parameters
         ----------
         labels : array, shape (X, Y, Z)
-            Parcel of each voxel, whole numbers of any type; 0 is background. A parcel may lie in several pieces.
-            NumPy or CuPy.
+            Parcel of each voxel, whole numbers of any type; 0 is background. A parcel may lie in several pieces: it
+            touches what any of them touches. NumPy, or CuPy: counted where it lies.
         affine : array, shape (4, 4), optional
-            Voxel indices to mm. Needed for `contact_mm2` and for weights in mm3.
+            Voxel indices to mm. Needed for `contact_mm2`, `centres_mm`, weights in mm3 and mirroring.
         connectivity : {6, 18, 26}, default 6
             Voxels touch by a face; or an edge; or a corner.
         min_contact : int, default 1
             Parcels are neighbours if at least so many pairs of their voxels touch.
         weights : {"parcels", "voxels", "mm3"}, default "parcels"
             What the size of a cluster counts: 1 a parcel, its voxels, or its volume.
+        homotopic : optional
+            Edges between the hemispheres: pairs of ids; a mapping or Series from id to name, in which left and right
+            are told by LH and RH (or L, R, left, right); or "mirror": parcels whose centres fall on each other when
+            x changes its sign (see `homotopic_pairs`).
 
         Returns
         -------
@@ -119,9 +135,10 @@ class ParcelGraph:
         Raises
         ------
         UsageError
-            Any other connectivity or weights; mm3 without an affine; a minimum below 1.
+            Any other connectivity or weights; mm3 or mirroring without an affine; a minimum below 1.
         DataError
             Labels that are not three-dimensional, hold fractions, NaN or negative numbers, or no parcel at all.
+            Homotopic pairs that name unknown ids, or that cannot be told.
 
         Examples
         --------
@@ -129,28 +146,91 @@ class ParcelGraph:
         >>> atlas.ids.tolist(), atlas.edges.tolist(), atlas.contact_mm2.tolist(), atlas.weights.tolist()
         ([7, 9, 300], [[7, 300]], [4.0], [24.0, 12.0, 12.0])
         """
-        if weights not in ("parcels", "voxels", "mm3"):
-            raise UsageError(f"weights is {weights!r}", 'use "parcels", "voxels" or "mm3"')
         if not (isinstance(min_contact, int | np.integer) and min_contact >= 1):
             raise UsageError(f"min_contact is {min_contact!r}", "use a number of touching voxels, 1 or more")
         matrix = checked_affine(affine)
-        if weights == "mm3" and matrix is None:
-            raise UsageError('weights "mm3" need the affine', "pass affine=img.affine")
-        volume = _checked_labels(labels)
-        ids, voxels = np.unique(volume[volume > 0], return_counts=True)
-        if not len(ids):
-            raise DataError(f"labels of shape {volume.shape} hold no parcel", "0 is background, parcels are 1 or more")
-        ids = ids.astype(np.int64)
-        pairs, faces, contact = count_contacts(volume, ids, connectivity)
+        backend = backend_of(labels)
+        with backend.activate():
+            volume = _checked_labels(backend, labels)
+            ids, columns = parcel_columns(backend, volume)
+            if not len(ids):
+                raise DataError(
+                    f"labels of shape {tuple(volume.shape)} hold no parcel", "0 is background, parcels are 1 or more"
+                )
+            pairs, faces, contact = count_contacts(backend, columns, len(ids), connectivity)
+            pieces = count_pieces(columns, pairs, len(ids), connectivity, backend)
+            voxels, centres = sizes_and_centres(backend, columns, len(ids))
         enough = contact >= min_contact
-        each = {"parcels": 1.0, "voxels": 1.0, "mm3": 1.0 if matrix is None else voxel_mm3(matrix)}[weights]
-        atlas = cls(ids, ids[pairs[enough]], np.full(len(ids), each) if weights == "parcels" else voxels * each)
+        atlas = cls(ids, ids[pairs[enough]])
         vars(atlas).update(
             contact=read_only(contact[enough]),
             contact_mm2=None if matrix is None else read_only(faces[enough] @ face_areas_mm2(matrix)),
-            unit=weights,
+            voxels=read_only(voxels),
+            pieces=read_only(pieces),
+            centres_mm=None if matrix is None else read_only(centres @ matrix[:3, :3].T + matrix[:3, 3]),
         )
-        return atlas
+        atlas = atlas.with_weights(weights, None if matrix is None else voxel_mm3(matrix))
+        if homotopic is None:
+            return atlas
+        return atlas.with_edges(homotopic_pairs(atlas.ids, homotopic, atlas.centres_mm))
+
+    def with_edges(self, edges: ArrayLike) -> ParcelGraph:
+        """Return a graph with further edges, of contact 0; a pair that touches already stays as it is.
+
+        Examples
+        --------
+        >>> atlas = ParcelGraph.from_labels(np.array([[[1, 2, 0, 8]]])).with_edges([(8, 1), (2, 1)])
+        >>> atlas.edges.tolist(), atlas.contact.tolist()
+        ([[1, 2], [1, 8]], [1, 0])
+        """
+        further = _checked_edges(edges, self.ids)
+        every = _checked_edges(np.concatenate([self.edges, further]), self.ids)
+        v = self.n_elements
+        old, new = (np.searchsorted(self.ids, pairs) @ np.array([v, 1]) for pairs in (self.edges, every))
+        place = np.searchsorted(new, old)
+        return self._changed(
+            edges=every,
+            contact=_spread(self.contact, place, len(every)),
+            contact_mm2=_spread(self.contact_mm2, place, len(every)),
+        )
+
+    def with_weights(self, weights: Any, voxel_volume_mm3: float | None = None) -> ParcelGraph:
+        """Return a graph with other weights.
+
+        Parameters
+        ----------
+        weights : {"parcels", "voxels", "mm3"}, mapping or array of shape (v,)
+            1 each; the parcels' voxels; their volume; or any, as the constructor takes them.
+        voxel_volume_mm3 : float, optional
+            Needed for "mm3".
+
+        Raises
+        ------
+        UsageError
+            Other words; voxels of a graph that was not made from labels; mm3 without the volume of a voxel.
+        DataError
+            As the constructor.
+
+        Examples
+        --------
+        >>> ParcelGraph.from_labels(np.array([[[1, 1, 2]]])).with_weights("mm3", 8.0).weights
+        array([16.,  8.])
+        """
+        if not isinstance(weights, str):
+            return self._changed(weights=_checked_weights(weights, self.ids), unit="weights")
+        if weights not in ("parcels", "voxels", "mm3"):
+            raise UsageError(f"weights is {weights!r}", 'use "parcels", "voxels" or "mm3"')
+        if weights == "mm3" and voxel_volume_mm3 is None:
+            raise UsageError('weights "mm3" need the affine', "pass affine=img.affine")
+        if weights == "parcels":
+            return self._changed(weights=read_only(np.ones(self.n_elements)), unit=weights)
+        if self.voxels is None:
+            raise UsageError(
+                f'weights "{weights}" need the label volume',
+                "use ParcelGraph.from_labels, or give them",
+            )
+        each = 1.0 if weights == "voxels" else float(voxel_volume_mm3 or 0.0)
+        return self._changed(weights=read_only(self.voxels * each), unit=weights)
 
     @property
     def name(self) -> str:
@@ -189,7 +269,13 @@ class ParcelGraph:
         DataError
             Naming the ids that are no parcel of this graph.
         """
-        return _columns(_integers(ids, "ids"), self.ids, "ids")
+        return _columns(_integers(on_host(ids), "ids"), self.ids, "ids")
+
+    def _changed(self, **fields: Any) -> ParcelGraph:
+        """Return a copy with some fields replaced, by values that are checked already."""
+        copy = object.__new__(type(self))
+        vars(copy).update({**{name: value for name, value in vars(self).items() if name != "graph"}, **fields})
+        return copy
 
     def describe(self) -> dict[str, Any]:
         """Return what a reader of the results has to know, in types that JSON has."""
@@ -206,30 +292,41 @@ class ParcelGraph:
         return f"ParcelGraph({self.n_elements} parcels, {len(self.edges)} edges)"
 
 
-def _checked_labels(labels: Any) -> NDArray[Any]:
-    """Return the label volume as integers."""
-    volume = on_host(labels)
+def _spread(values: NDArray[Any] | None, place: NDArray[np.int64], n: int) -> NDArray[Any] | None:
+    """Put the values of old edges to their places among n edges, 0 elsewhere."""
+    if values is None:
+        return None
+    spread = np.zeros(n, values.dtype)
+    spread[place] = values
+    return read_only(spread)
+
+
+def _checked_labels(backend: Backend, labels: Any) -> Array:
+    """Return the label volume as integers, where it lies."""
+    volume = labels if backend.owns(labels) else backend.xp.asarray(labels)
     if volume.ndim != 3:
         raise DataError(
-            f"labels have shape {volume.shape}: expected (X, Y, Z)", "pass one volume, as in labels[..., 0]"
+            f"labels have shape {tuple(volume.shape)}: expected (X, Y, Z)", "pass one volume, as in labels[..., 0]"
         )
     volume = _integers(volume, "labels")
-    if volume.size and volume.min() < 0:
+    if volume.size and int(volume.min()) < 0:  # sync: reads one number
         raise DataError(f"labels hold the negative number {volume.min()}", "number parcels from 1; 0 is background")
     return volume
 
 
-def _integers(values: ArrayLike, name: str) -> NDArray[Any]:
+def _integers(values: Any, name: str) -> Any:
     """Return whole numbers as an integer array of their own width; floats must be whole, as image readers give them."""
-    given = np.asarray(values)
+    backend = backend_of(values)
+    xp = backend.xp
+    given = xp.asarray(values)
     if given.size == 0:
         return given.astype(np.int64)
     if given.dtype.kind == "b":
         return given.astype(np.uint8)
     if given.dtype.kind == "f":
-        broken = ~(np.isfinite(given) & (given == np.trunc(given)) & (np.abs(given) < 2.0**53))
-        if broken.any():
-            raise DataError(f"{name} hold {given[broken].flat[0]}: expected whole numbers")
+        broken = ~(xp.isfinite(given) & (given == xp.trunc(given)) & (xp.abs(given) < 2.0**53))
+        if bool(broken.any()):  # sync: reads one bool
+            raise DataError(f"{name} hold {given[broken].reshape(-1)[0]}: expected whole numbers")
         return given.astype(np.int64)
     if given.dtype.kind not in "iu":
         raise DataError(f"{name} have dtype {given.dtype}: expected whole numbers")
@@ -241,7 +338,7 @@ def _integers(values: ArrayLike, name: str) -> NDArray[Any]:
 
 
 def _checked_ids(ids: ArrayLike) -> NDArray[np.int64]:
-    known = _integers(ids, "ids").astype(np.int64)
+    known = _integers(on_host(ids), "ids").astype(np.int64)
     if known.ndim != 1 or not known.size:
         raise DataError(f"ids have shape {known.shape}: expected (v,), one or more")
     if known.min() < 1:
@@ -259,7 +356,7 @@ def _checked_ids(ids: ArrayLike) -> NDArray[np.int64]:
 
 def _checked_edges(edges: ArrayLike, known: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return each edge once, the lower id first, sorted."""
-    given = _integers(edges, "edges").astype(np.int64)
+    given = _integers(on_host(edges), "edges").astype(np.int64)
     if not given.size:
         return read_only(np.empty((0, 2), np.int64))
     if given.ndim != 2 or given.shape[1] != 2:
