@@ -12,6 +12,7 @@ from gpuroi._lazy import lazy_names
 
 if TYPE_CHECKING:
     from gpuroi.demo_data import demo
+    from gpuroi.images.extract_signals import extract
     from gpuroi.ops import (
         StatisticResult,
         binary_closing,
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
         ttest_ind,
         ttest_rel,
     )
+    from gpuroi.workflows.clusters import clusters
+    from gpuroi.workflows.parcel_threshold import threshold_parcels
+    from gpuroi.workflows.parcellate import parcellate
     from gpuroi.workflows.regions import regions
     from gpuroi.workflows.roi import roi
 
@@ -43,16 +47,20 @@ __all__ = [
     "binary_erosion",
     "binary_fill_holes",
     "binary_opening",
+    "clusters",
     "demo",
+    "extract",
     "f_oneway",
     "label",
     "label_means",
+    "parcellate",
     "peak_bytes",
     "percentile_cutoff",
     "regions",
     "roi",
     "smooth",
     "threshold",
+    "threshold_parcels",
     "ttest_1samp",
     "ttest_ind",
     "ttest_rel",
@@ -62,6 +70,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "gpuroi.demo_data": ["demo"],
+        "gpuroi.images.extract_signals": ["extract"],
         "gpuroi.ops": [
             "StatisticResult",
             "binary_closing",
@@ -80,6 +89,9 @@ __getattr__, __dir__ = lazy_names(
             "ttest_ind",
             "ttest_rel",
         ],
+        "gpuroi.workflows.clusters": ["clusters"],
+        "gpuroi.workflows.parcel_threshold": ["threshold_parcels"],
+        "gpuroi.workflows.parcellate": ["parcellate"],
         "gpuroi.workflows.regions": ["regions"],
         "gpuroi.workflows.roi": ["roi"],
     },

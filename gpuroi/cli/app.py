@@ -66,7 +66,7 @@ def build_app() -> App:
     """
     from cyclopts import App, Group, Parameter
 
-    from gpuroi.cli import demo, info, roi, volumes
+    from gpuroi.cli import clusters, demo, extract, info, parcellate, parcels, roi, volumes
 
     app = App(
         name="gpuroi",
@@ -80,7 +80,8 @@ def build_app() -> App:
     )
     groups: tuple[tuple[str, tuple[Any, ...]], ...] = (
         ("Start here", (info.info, demo.demo)),
-        ("From images to regions", (roi.roi, roi.regions)),
+        ("From images to regions", (roi.roi, roi.regions, clusters.clusters, extract.extract)),
+        ("Parcels", (parcels.threshold_parcels, parcellate.parcellate)),
         ("One step", (volumes.threshold, volumes.smooth, volumes.ttest, volumes.dilate, volumes.label)),
     )
     for order, (title, commands) in enumerate(groups):
