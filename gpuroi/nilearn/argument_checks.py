@@ -13,13 +13,31 @@ __all__ = ["check_types", "n_threads_of", "seed_of"]
 
 _INTEGER = (int, np.integer)
 _TYPES: dict[str, tuple[type, ...]] = {
+    "border_size": _INTEGER,
+    "cluster_threshold": _INTEGER,
+    "connected": (bool, np.bool_),
+    "copy_header": (bool,),
+    "detrend": (bool,),
+    "force_resample": (bool,),
+    "high_pass": (float, np.floating, *_INTEGER, type(None)),
+    "keep_masked_labels": (bool,),
+    "keep_masked_maps": (bool,),
+    "low_pass": (float, np.floating, *_INTEGER, type(None)),
+    "lower_cutoff": (float, np.floating),
+    "memory_level": _INTEGER,
     "n_jobs": _INTEGER,
     "n_perm": _INTEGER,
+    "opening": (bool, *_INTEGER),
     "random_state": (*_INTEGER, np.random.RandomState, type(None)),
     "smoothing_fwhm": (float, np.floating, *_INTEGER, type(None)),
+    "standardize_confounds": (bool,),
+    "t_r": (float, np.floating, *_INTEGER, type(None)),
+    "target_affine": (np.ndarray, list, tuple, type(None)),
+    "target_shape": (tuple, list, np.ndarray, type(None)),
     "tfce": (bool, np.bool_),
     "threshold": (float, np.floating, *_INTEGER, type(None)),
     "two_sided_test": (bool, np.bool_),
+    "upper_cutoff": (float, np.floating),
     "verbose": (bool, *_INTEGER),
 }
 

@@ -14,7 +14,8 @@ from gpuroi.domains import VoxelGrid
 from gpuroi.errors import DataError
 from gpuroi.images import Image, check_same_grid, open_image, open_images, read_mask
 from gpuroi.nilearn.background_mask import background_mask
-from gpuroi.nilearn.second_level_input import GroupInput, is_surface
+from gpuroi.nilearn.niimg import is_surface
+from gpuroi.nilearn.second_level_input import GroupInput
 from gpuroi.ops import smooth
 
 __all__ = ["GroupMaps", "read_group_maps"]

@@ -128,7 +128,8 @@ def non_parametric_inference(
     )  # fmt: skip
     from gpuroi.nilearn import second_level_design as designs
     from gpuroi.nilearn.group_maps import read_group_maps
-    from gpuroi.nilearn.second_level_input import group_input, is_surface
+    from gpuroi.nilearn.niimg import is_surface
+    from gpuroi.nilearn.second_level_input import group_input
 
     n_threads = n_threads_of(n_jobs)
     designs.check_design_type(design_matrix)

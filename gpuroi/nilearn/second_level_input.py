@@ -9,8 +9,9 @@ from typing import Any
 
 from gpuroi.errors import DataError
 from gpuroi.images import Image, check_same_grid, open_image
+from gpuroi.nilearn.niimg import is_surface
 
-__all__ = ["GroupInput", "group_input", "is_surface"]
+__all__ = ["GroupInput", "group_input"]
 
 _KINDS = (
     "'second_level_input' must be either:\n"
@@ -114,11 +115,6 @@ def group_input(given: Any, *, has_design: bool, has_confounds: bool) -> GroupIn
         what = "SurfaceImage objects" if kind == "surfaces" else "niimgs"
         raise DataError(f"List of {what} as 'second_level_input' require a design matrix to be provided.")
     return GroupInput(kind, given, None)
-
-
-def is_surface(value: object) -> bool:
-    """Is it a nilearn SurfaceImage?"""
-    return hasattr(value, "mesh") and hasattr(value, "data")
 
 
 def _is_image(value: object) -> bool:
