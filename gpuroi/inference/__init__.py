@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gpuroi.inference.correct import fdr
     from gpuroi.inference.design import Partition, partition
     from gpuroi.inference.permute import permutation_test
+    from gpuroi.inference.phenotype_tally import PhenotypeResult
+    from gpuroi.inference.phenotypes import phenotype_test
     from gpuroi.inference.rearrange import Rearrangements, make_rearrangements
     from gpuroi.inference.result import PermutationResult, PermutationState
 
@@ -26,6 +28,7 @@ __all__ = [
     "Partition",
     "PermutationResult",
     "PermutationState",
+    "PhenotypeResult",
     "Rearrangements",
     "clusters",
     "fdr",
@@ -33,6 +36,7 @@ __all__ = [
     "make_rearrangements",
     "partition",
     "permutation_test",
+    "phenotype_test",
     "tfce",
 ]
 
@@ -42,6 +46,8 @@ __getattr__, __dir__ = lazy_names(
         "gpuroi.inference.correct": ["fdr"],
         "gpuroi.inference.design": ["Partition", "partition"],
         "gpuroi.inference.permute": ["permutation_test"],
+        "gpuroi.inference.phenotype_tally": ["PhenotypeResult"],
+        "gpuroi.inference.phenotypes": ["phenotype_test"],
         "gpuroi.inference.rearrange": ["Rearrangements", "make_rearrangements"],
         "gpuroi.inference.result": ["PermutationResult", "PermutationState"],
     },

@@ -29,7 +29,7 @@ from gpuroi.inference.result import PermutationResult, PermutationState
 from gpuroi.inference.sign_flip_group import SignFlipGroup, sign_flip_group
 from gpuroi.ops.volumes import as_float, float_dtype
 
-__all__ = ["permutation_test"]
+__all__ = ["permutation_test", "place", "scratch_folder"]
 
 _log = logging.getLogger("gpuroi")
 
@@ -190,7 +190,7 @@ def permutation_test(
         cluster_mass,
         (tfce_H, tfce_E),
     )
-    backend, values, dtype = _place(data, device)
+    backend, values, dtype = place(data, device)
     n, n_elements = values.shape
     x = np.asarray(design, dtype=np.float64)
     if x.ndim != 2 or len(x) != n:
@@ -243,7 +243,7 @@ def permutation_test(
     }
     if scratch is not None and (variance_groups is not None or early_stop is not None):
         raise UsageError("scratch with variance groups or early_stop", "these hold the residuals in memory")
-    with backend.activate(), limited_threads(n_jobs), _scratch_folder(scratch) as folder:
+    with backend.activate(), limited_threads(n_jobs), scratch_folder(scratch) as folder:
         signs = errors != "ee" if permutations is None else bool(np.any(np.asarray(permutations) < 0))
         test = PermutationRun(
             backend,
@@ -279,7 +279,7 @@ def permutation_test(
 
 
 @contextmanager
-def _scratch_folder(scratch: str | os.PathLike[str] | None) -> Iterator[Path | None]:
+def scratch_folder(scratch: str | os.PathLike[str] | None) -> Iterator[Path | None]:
     """A new folder within `scratch`, gone at the end."""
     if scratch is None:
         yield None
@@ -342,7 +342,7 @@ def _say(arrangements: Rearrangements | SignFlipGroup, n_asked: int, explicit: b
         _log.warning(warning)
 
 
-def _place(data: Any, device: str) -> tuple[Backend, Array | ColumnSource, np.dtype[Any]]:
+def place(data: Any, device: str) -> tuple[Backend, Array | ColumnSource, np.dtype[Any]]:
     """Return the backend, the data on it, (n, v), and the float type that they are computed in."""
     if isinstance(data, ColumnSource):
         return get_backend(device), data, float_dtype(data.dtype, "data")

@@ -33,9 +33,13 @@ __all__ = [
     "Projection",
     "Rearranged",
     "Source",
+    "Spanned",
     "block_of",
     "for_each_block",
+    "for_each_part",
+    "parts_of",
     "residuals",
+    "without_constant",
 ]
 
 METHODS = ("freedman-lane", "draper-stoneman", "ter-braak")
@@ -74,7 +78,7 @@ class Projection:
             raise UsageError(f'method is "{method}"', f"use one of {', '.join(METHODS)}")
         z = part.z
         if method != "draper-stoneman" and not flips:
-            z = _without_constant(z)
+            z = without_constant(z)
         return cls(part.x_orth, z, float(part.df), method, part.kind == "F")
 
     @property
@@ -120,6 +124,18 @@ def block_of(n_subjects: int) -> int:
     return max(64, min(_BLOCK, 1 << max(1, _MOST_VALUES // n_subjects).bit_length() - 1))
 
 
+class Spanned(Protocol):
+    """A design as orthonormal bases: `z` (n, q) of the nuisance, `x_orth` (n, r) of the effect."""
+
+    @property
+    def z(self) -> NDArray[np.float64]:
+        """Of the nuisance."""
+
+    @property
+    def x_orth(self) -> NDArray[np.float64]:
+        """Of the effect."""
+
+
 class Source(Protocol):
     """Where the statistics of rearrangements come from, block by block of elements."""
 
@@ -142,7 +158,7 @@ def for_each_block(source: Source, rows: NDArray[np.int32], use: Callable[[slice
     otherwise with another number of them.
     """
     statistics = source.prepare(rows)
-    _for_each(lambda part: use(part, statistics(part)), source.parts(), source.backend)
+    for_each_part(lambda part: use(part, statistics(part)), source.parts(), source.backend)
 
 
 @dataclass(frozen=True)
@@ -170,7 +186,7 @@ class Rearranged:
 
     def parts(self) -> list[slice]:
         """Blocks of elements."""
-        return _parts(self.e.shape[1], self.block)
+        return parts_of(self.e.shape[1], self.block)
 
     def prepare(self, rows: NDArray[np.int32]) -> Callable[[slice], Array]:
         """t or F, (k, part of w), of a block of elements; k at most `batch`."""
@@ -188,7 +204,7 @@ class Rearranged:
 def residuals(
     backend: Backend,
     data: Array | ColumnSource,
-    part: Partition,
+    part: Spanned,
     dtype: np.dtype[Any],
     *,
     full_model: bool = False,
@@ -200,7 +216,8 @@ def residuals(
     ----------
     backend : Backend
     data : array or ColumnSource, shape (n, v)
-    part : Partition
+    part : Spanned
+        A Partition, for one.
     dtype : dtype
         float32 or float64, of the residuals.
     full_model : bool, default False
@@ -246,7 +263,7 @@ def residuals(
             e[:, part_of] = scaled
         along[:, part_of], lengths[part_of], keep[part_of] = effect.T @ rest, length, good
 
-    _for_each(project, _parts(v, block), backend)
+    for_each_part(project, parts_of(v, block), backend)
     kept = backend.to_numpy(keep)  # sync: reads which elements have a statistic
     if not kept.any():
         raise _nothing_left(backend, data)
@@ -262,11 +279,12 @@ def residuals(
     return e, kept, along[:, where], lengths[where]
 
 
-def _parts(n: int, block: int) -> list[slice]:
+def parts_of(n: int, block: int) -> list[slice]:
+    """Return the blocks of `n` elements."""
     return [slice(start, min(n, start + block)) for start in range(0, n, block)]
 
 
-def _for_each(work: Callable[[slice], None], parts: list[slice], backend: Backend) -> None:
+def for_each_part(work: Callable[[slice], None], parts: list[slice], backend: Backend) -> None:
     """Call `work` for every block of elements, on the CPU from several threads."""
 
     def some(start: int, stop: int) -> None:
@@ -299,7 +317,7 @@ def _nothing_left(backend: Backend, data: Array | ColumnSource) -> DataError:
     )
 
 
-def _without_constant(z: NDArray[np.float64]) -> NDArray[np.float64]:
+def without_constant(z: NDArray[np.float64]) -> NDArray[np.float64]:
     """The basis without the constant, where it lies in its span: residuals sum to 0 however they are permuted."""
     n = len(z)
     ones = np.full(n, 1 / np.sqrt(n))
