@@ -59,7 +59,9 @@ def permutation_peak_bytes(
     block = min(n_elements, block_of(n_subjects))
     residuals = 0 if stored else item * n_subjects * n_elements
     copies = 1 + (some_left_out and not stored)  # the kept elements are copied out
-    projecting = copies * residuals + threads * 4 * 8 * n_subjects * block + 28 * n_elements
+    projecting = (
+        copies * residuals + threads * (3 << 20) + threads * stored * item * n_subjects * block + 28 * n_elements
+    )
     maps = BATCH * item * n_elements * needs_maps
     product = threads * BATCH * n_products * block * item + threads * stored * item * n_subjects * block
     kept = residuals + maps + (28 + 2 * item) * n_elements

@@ -60,6 +60,9 @@ class PhenotypeResult:
     settings: dict[str, Any]
 
 
+_Candidates = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # phenotype, element, t
+
+
 class PhenotypeTally:
     """Largest statistics, histograms, maps and null maxima, filled block by block from several threads."""
 
@@ -74,9 +77,9 @@ class PhenotypeTally:
         self.n, self.df = np.zeros(n_phenotypes, np.int64), np.zeros(n_phenotypes, np.int64)
         self.n_left_out = np.zeros(n_phenotypes, np.int64)
         self.least = np.full(n_phenotypes, -np.inf)  # what a statistic has to reach to be among the largest
-        self.largest: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = [
-            (np.empty(0), np.empty(0, np.int64)) for _ in range(n_phenotypes)
-        ]
+        nobody: NDArray[np.int64] = np.empty(0, np.int64)
+        self._candidates: list[_Candidates] = [(nobody, nobody, np.empty(0))]  # the largest so far come first
+        self._n_new, self._most_new = 0, max(1 << 16, 2 * top * n_phenotypes)
         self._lock = threading.Lock()
 
     def keep(self, backend: Backend, columns: NDArray[np.int64], elements: NDArray[np.int64], t: Array) -> None:
@@ -84,25 +87,32 @@ class PhenotypeTally:
         xp = backend.xp
         size = xp.abs(t) if self.two_sided else t
         counts = _histogram(backend, t)
-        row, place = (backend.to_numpy(a) for a in xp.nonzero(size >= backend.asarray(self.least[columns])[:, None]))
-        values = backend.to_numpy(t[backend.asarray(row), backend.asarray(place)]).astype(np.float64)
+        least = backend.asarray(self.least[columns])
+        if t.shape[1] > self.top and not np.isfinite(self.least[columns]).all():
+            least = xp.maximum(least, xp.sort(size, axis=1)[:, -self.top])
+        row, place = xp.nonzero(size >= least[:, None])
+        values = backend.to_numpy(t[row, place]).astype(np.float64)
+        row, place = backend.to_numpy(row), backend.to_numpy(place)
         with self._lock:
             self.histogram[columns] += counts
-            for j in np.unique(row):
-                these = row == j
-                self._merge(int(columns[j]), values[these], elements[place[these]])
+            self._candidates.append((columns[row], elements[place], values))
+            self._n_new += len(row)
+            if self._n_new > self._most_new:
+                self._keep_largest()
             for j, column in enumerate(columns):
                 if int(column) in self.maps:
                     self.maps[int(column)][elements] = backend.to_numpy(t[j])
 
-    def _merge(self, phenotype: int, values: NDArray[np.float64], elements: NDArray[np.int64]) -> None:
-        before = self.largest[phenotype]
-        values, elements = np.concatenate([before[0], values]), np.concatenate([before[1], elements])
-        order = np.lexsort((elements, -(np.abs(values) if self.two_sided else values)))[: self.top]
-        self.largest[phenotype] = values[order], elements[order]
-        if len(order) == self.top:
-            last = values[order[-1]]
-            self.least[phenotype] = abs(last) if self.two_sided else last
+    def _keep_largest(self) -> None:
+        """Leave the largest of each phenotype among the candidates: sorted by phenotype, largest first."""
+        column, element, value = (np.concatenate(parts) for parts in zip(*self._candidates, strict=True))
+        size = np.abs(value) if self.two_sided else value
+        order = np.lexsort((element, -size, column))
+        rank = np.arange(len(order)) - np.searchsorted(column[order], column[order])
+        last = order[rank == self.top - 1]
+        self.least[column[last]] = size[last]
+        order = order[rank < self.top]
+        self._candidates, self._n_new = [(column[order], element[order], value[order])], 0
 
     def result(self, labels: list[str], n_permutations: int, settings: dict[str, Any]) -> PhenotypeResult:
         """Put the tables together; `n` and `df` have been filled by now."""
@@ -114,7 +124,11 @@ class PhenotypeTally:
             t_to_z(null_t, np.broadcast_to(df.astype(float), null_t.shape)).max(axis=1) if n_permutations else None
         )
         tables = []
-        for j, (values, elements) in enumerate(self.largest):
+        self._keep_largest()
+        column, element, value = self._candidates[0]
+        edges = np.searchsorted(column, np.arange(len(labels) + 1))
+        for j in range(len(labels)):
+            elements, values = element[edges[j] : edges[j + 1]], value[edges[j] : edges[j + 1]]
             table = pd.DataFrame(
                 {"phenotype": labels[j], "n": n[j], "df": df[j], "rank": np.arange(1, len(values) + 1)}
             )

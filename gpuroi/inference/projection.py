@@ -45,6 +45,9 @@ __all__ = [
 METHODS = ("freedman-lane", "draper-stoneman", "ter-braak")
 BATCH = 64  # rearrangements in one product: below 50 it is slow, above 100 the maps leave the cache
 _BLOCK = 2048  # elements in one product on the CPU, which one thread takes: it stays in the cache until it is counted
+_IN_CACHE = (
+    1 << 17
+)  # residuals at a time while the nuisance is projected out: 1 MB in float64; 8 MB took 3 times as long
 _MOST_VALUES = 1 << 23  # of the residuals in one product: 256 MB in float64
 _CONSTANT = 1e-12  # residuals of this size, relative to the data, are rounding
 
@@ -240,6 +243,7 @@ def residuals(
     basis = backend.asarray(np.hstack([part.z, part.x_orth]) if full_model else part.z)
     n, v = data.shape
     block = block_of(n)
+    width = min(block, max(64, _IN_CACHE // n)) if backend.name == "cpu" else block
     file = None if scratch is None else scratch / f"residuals-{len(list(scratch.iterdir()))}"
     e = xp.empty((n, v), dtype=dtype) if file is None else StoredColumns(file, (n, v), dtype, block=block)
     effect = backend.asarray(part.x_orth)
@@ -248,20 +252,23 @@ def residuals(
 
     def project(part_of: slice) -> None:
         if isinstance(data, ColumnSource):
-            values = backend.asarray(data.columns(part_of.start, part_of.stop)).astype(np.float64)
+            values = backend.asarray(data.columns(part_of.start, part_of.stop))
         else:
-            values = data[:, part_of].astype(np.float64)
-        largest = xp.abs(values).max(axis=0)
-        rest = values - basis @ (basis.T @ values)
-        rest = rest - basis @ (basis.T @ rest)  # twice: what the first left of a large mean
-        length = xp.sqrt((rest * rest).sum(axis=0))
-        good = xp.isfinite(length) & (length > _CONSTANT * largest * np.sqrt(n))
-        scaled = (rest / xp.where(good, length, 1.0)).astype(dtype)
+            values = data[:, part_of]
+        scaled = xp.empty(values.shape, dtype=dtype) if isinstance(e, StoredColumns) else e[:, part_of]
+        for some in parts_of(values.shape[1], width):
+            rest = values[:, some].astype(np.float64)
+            largest = xp.abs(rest).max(axis=0)
+            rest -= basis @ (basis.T @ rest)
+            rest -= basis @ (basis.T @ rest)  # twice: what the first left of a large mean
+            length = xp.sqrt(xp.einsum("ij,ij->j", rest, rest))
+            good = xp.isfinite(length) & (length > _CONSTANT * largest * np.sqrt(n))
+            here = slice(part_of.start + some.start, part_of.start + some.stop)
+            along[:, here], lengths[here], keep[here] = effect.T @ rest, length, good
+            rest /= xp.where(good, length, 1.0)
+            scaled[:, some] = rest
         if isinstance(e, StoredColumns):
             e.write(part_of.start, backend.to_numpy(scaled))
-        else:
-            e[:, part_of] = scaled
-        along[:, part_of], lengths[part_of], keep[part_of] = effect.T @ rest, length, good
 
     for_each_part(project, parts_of(v, block), backend)
     kept = backend.to_numpy(keep)  # sync: reads which elements have a statistic
