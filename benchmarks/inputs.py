@@ -58,16 +58,20 @@ class Size:
     run_volumes: int
     files: int
     subjects: int  # of a permutation test
+    region_mm3: float  # smallest region that is kept
+    parcel_subjects: int  # of a permutation test on parcels
+    parcel_permutations: int
+    learned_parcels: int  # of a parcellation of a run
 
 
 _MNI = (91, 109, 91)
 _EPI = (40, 64, 64)
 
 SIZES = {
-    "tiny": Size("tiny", (20, 22, 18), 3, 24, 8, 10, (16, 18, 14), 48, 4, 16),
-    "full": Size("full", _MNI, 20, 200, 400, 200, _EPI, 200, 200, 100),
-    "large": Size("large", _MNI, 100, 1000, 400, 200, _EPI, 1000, 200, 1000),
-    "device": Size("device", _MNI, 1000, 1000, 400, 1000, _EPI, 1000, 200, 1000),
+    "tiny": Size("tiny", (20, 22, 18), 3, 24, 8, 10, (16, 18, 14), 48, 4, 16, 60.0, 16, 64, 12),
+    "full": Size("full", _MNI, 20, 200, 400, 200, _EPI, 200, 200, 100, 168.0, 1000, 5000, 1000),
+    "large": Size("large", _MNI, 100, 1000, 400, 200, _EPI, 1000, 200, 1000, 168.0, 1000, 5000, 1000),
+    "device": Size("device", _MNI, 1000, 1000, 400, 1000, _EPI, 1000, 200, 1000, 168.0, 1000, 5000, 1000),
 }
 """`full` is what a laptop runs; `large` has 1000 observations; `device` fills a GPU with 1000 volumes."""
 
@@ -79,6 +83,7 @@ class MapBatch:
     volumes: NDArray[np.float32]
     mask: NDArray[np.bool_]
     labels: NDArray[np.int32] | None = None
+    region_mm3: float = 0.0  # smallest region that is kept
 
     def describe(self) -> dict[str, Any]:
         return {"shape": list(self.volumes.shape), "dtype": str(self.volumes.dtype), "order": _order(self.volumes[0])}
@@ -119,17 +124,18 @@ class Cohort:
 
 @dataclass
 class FileSet:
-    """Maps as float32 .nii.gz files, with their mask."""
+    """Maps as .nii.gz files, with their mask."""
 
     paths: list[Path]
     mask: NDArray[np.bool_]
     mask_path: Path
+    dtype: str = "float32"
 
     def describe(self) -> dict[str, Any]:
         return {
             "files": len(self.paths),
             "shape": list(self.mask.shape),
-            "dtype": "float32",
+            "dtype": self.dtype,
             "voxels_in_mask": int(self.mask.sum()),
             "packed_bytes": sum(p.stat().st_size for p in self.paths),
         }
@@ -189,17 +195,18 @@ def cohort(size: Size) -> Cohort:
     return Cohort(data, np.column_stack([group, np.ones(n), age]), mask)
 
 
-def file_set(size: Size) -> FileSet:
-    """Write the maps, at the compression that nibabel uses."""
+def file_set(size: Size, *, dtype: str = "float32") -> FileSet:
+    """Write the maps, at the compression that nibabel uses; of whole numbers they are in thousandths."""
     folder = _new_folder()
     mask = brain_mask(size.shape)
     affine = np.diag([VOXEL_MM, VOXEL_MM, VOXEL_MM, 1.0])
     paths = [folder / f"sub-{i:03d}_map.nii.gz" for i in range(size.files)]
     for path, volume in zip(paths, noise_maps(size.shape, size.files), strict=True):
-        _write(path, volume * mask, affine)
+        values = volume * mask
+        _write(path, values if dtype == "float32" else np.rint(1000 * values).astype(dtype), affine)
     mask_path = folder / "mask.nii.gz"
     _write(mask_path, mask.astype(np.uint8), affine)
-    return _owning(FileSet(paths, mask, mask_path), folder)
+    return _owning(FileSet(paths, mask, mask_path, dtype), folder)
 
 
 def run(size: Size) -> Run:

@@ -18,8 +18,8 @@ __all__ = ["ROOT", "commit", "machine", "packages"]
 ROOT = Path(__file__).resolve().parents[1]
 
 _PACKAGES = (
-    "numpy", "scipy", "numba", "nibabel", "pandas", "nilearn", "connected-components-3d", "tfce", "deflate", "isal",
-    "zlib-ng", "cupy-cuda12x", "cupy-cuda13x", "cupy", "cucim-cu12", "cucim-cu13", "cucim",
+    "numpy", "scipy", "numba", "nibabel", "pandas", "nilearn", "scikit-learn", "connected-components-3d", "tfce",
+    "deflate", "isal", "zlib-ng", "cupy-cuda12x", "cupy-cuda13x", "cupy", "cucim-cu12", "cucim-cu13", "cucim",
 )  # fmt: skip
 _NOT_CODE = (
     "benchmarks/results/",

@@ -24,11 +24,11 @@ def take_turns(
     calls: Mapping[Name, Call],
     waits: Mapping[Name, Call],
     *,
-    repeats: int,
+    repeats: Mapping[Name, int],
     least_s: float,
     warm_s: Mapping[Name, float],
 ) -> tuple[dict[Name, list[float]], dict[Name, int]]:
-    """Time each call `repeats` times in turn: A B A B.
+    """Time the calls in turn, A B A B, each as often as `repeats` says.
 
     Parameters
     ----------
@@ -36,7 +36,8 @@ def take_turns(
         All of them have run before: compilers and caches are warm.
     waits : mapping of name to function
         Called at the end of a sample, and timed with it: waits for the device.
-    repeats : int
+    repeats : mapping of name to int
+        Samples of each; those of few take no part in the later turns.
     least_s : float
         A sample lasts about this long at least: fast calls run several times in it.
     warm_s : mapping of name to float
@@ -54,8 +55,10 @@ def take_turns(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for _ in range(repeats):
+        for turn in range(max(repeats.values(), default=0)):
             for name, call in calls.items():
+                if turn >= repeats[name]:
+                    continue
                 wait = waits[name]
                 start = time.perf_counter()
                 for _ in range(loops[name]):

@@ -7,13 +7,12 @@ call that is. A call returns its outputs by name.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from benchmarks.inputs import Cohort, FileSet, MapBatch, Run, Sample, Samples
+from benchmarks.inputs import Cohort, MapBatch, Run, Sample, Samples
 from benchmarks.settings import (
     CLUSTER_THRESHOLD,
     CONTRAST,
@@ -32,7 +31,7 @@ from benchmarks.settings import (
 from benchmarks.settings import structure as structure_of
 from gpuroi import ops
 from gpuroi.backends import Backend
-from gpuroi.backends.threads import limited_threads, n_threads
+from gpuroi.backends.threads import limited_threads
 from gpuroi.domains import VoxelGrid
 from gpuroi.inference import permutation_test
 from gpuroi.inference import tfce as tfce_of
@@ -44,7 +43,6 @@ __all__ = [
     "label_means",
     "one_thread",
     "permutation",
-    "read_maps",
     "roi",
     "smooth",
     "tfce",
@@ -126,26 +124,6 @@ def roi(run: Run, backend: Backend) -> Call:
         )
         regions = [column for column in found.signals.columns if column.startswith("region-")]
         return {"labels": np.asarray(found.atlas.dataobj), "signals": found.signals[regions].to_numpy()}
-
-    return call
-
-
-def read_maps(files: FileSet, backend: Backend) -> Call:
-    """All maps into one matrix (n, v), which goes to the device; a thread a core, as inflating frees the GIL."""
-    from gpuroi.images.read import open_image
-
-    inside = np.ravel_multi_index(tuple(np.nonzero(files.mask)), files.mask.shape, order="F")
-
-    def call() -> Outputs:
-        matrix = np.empty((len(files.paths), len(inside)), np.float32)
-
-        def read(i: int) -> None:
-            volume = open_image(files.paths[i]).read_one()
-            np.take(volume.ravel(order="F"), inside, out=matrix[i], mode="clip")  # "raise" would copy `out` first
-
-        with ThreadPoolExecutor(n_threads()) as pool:
-            list(pool.map(read, range(len(files.paths))))
-        return {"matrix": backend.asarray(matrix)}
 
     return call
 

@@ -35,11 +35,11 @@ __all__ = [
     "nilearn_means",
     "nilearn_percentile",
     "nilearn_permutation",
-    "nilearn_read",
     "nilearn_roi",
     "nilearn_smooth",
     "nilearn_tfce",
     "nilearn_threshold",
+    "numpy_mean",
     "scipy_cluster_maxima",
     "scipy_dilate",
     "scipy_label",
@@ -57,12 +57,15 @@ MODULES = {
     "nibabel": "nibabel",
     "nilearn": "nilearn",
     "nilearn-jobs": "nilearn",
+    "nilearn-max-t": "nilearn",
+    "numpy": "numpy",
+    "scikit-learn": "sklearn",
     "scipy": "scipy",
     "tfce": "tfce",
 }
 """What each part of a peer's name imports; "nilearn+scipy" needs both.
 
-"nilearn-jobs" is nilearn with a process a core.
+"nilearn-jobs" is nilearn with a process a core, "nilearn-max-t" nilearn where it gives one statistic of several.
 """
 
 
@@ -91,6 +94,10 @@ def scipy_smooth(maps: MapBatch) -> Call:
         return {"values": out}
 
     return call
+
+
+def numpy_mean(maps: MapBatch) -> Call:
+    return lambda: {"values": maps.volumes.mean(axis=0, dtype=np.float64)[None]}
 
 
 def scipy_dilate(connectivity: int) -> Any:
@@ -216,13 +223,6 @@ def nibabel_read(files: FileSet) -> Call:
         return {"matrix": matrix}
 
     return call
-
-
-def nilearn_read(files: FileSet) -> Call:
-    from nilearn.masking import apply_mask
-
-    paths, mask = [str(p) for p in files.paths], str(files.mask_path)
-    return lambda: {"matrix": apply_mask(paths, mask)}
 
 
 def scipy_cluster_maxima(maps: MapBatch) -> Call:

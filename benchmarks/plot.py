@@ -21,6 +21,7 @@ __all__ = ["draw", "main"]
 _COLOURS = {
     "gpuroi-cpu": "#0072B2", "gpuroi-cuda": "#009E73", "scipy": "#E69F00", "nilearn": "#CC79A7",
     "nilearn+scipy": "#CC79A7", "nilearn-jobs": "#882255", "cc3d": "#56B4E9", "tfce": "#44AA99",
+    "nilearn-max-t": "#AA4499", "numpy": "#DDCC77", "scikit-learn": "#661100",
     "nibabel": "#999999", "cupy": "#D55E00", "cucim": "#F0E442",
 }  # fmt: skip
 _BAR_IN = 0.17  # height of a bar

@@ -31,13 +31,17 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def input_text(described: Mapping[str, Any]) -> str:
-    """The input in a few characters: "20 x 91 x 109 x 91", "(100 + 100) x 234 881"."""
+    """The input in a few characters: "20 x 91 x 109 x 91", "(100 + 100) x 234 881, 5000 permutations"."""
     shape = described["shape"]
     if "files" in described:
-        return f"{described['files']} files of {_times(shape)}"
+        whole = ", int16" if described["dtype"] == "int16" else ""
+        return f"{described['files']} files of {_times(shape)}{whole}"
     if isinstance(shape[0], list):
         counts = " + ".join(str(s[0]) for s in shape)
-        return f"{counts if len(shape) == 1 else f'({counts})'} x {shape[0][1]:,}".replace(",", " ")
+        size = f"{counts if len(shape) == 1 else f'({counts})'} x {shape[0][1]:,}".replace(",", " ")
+        return ", ".join(
+            [size, *(f"{described[key]} {key}" for key in ("permutations", "parcels") if key in described)]
+        )
     if described["dtype"] == "int16":
         return f"{shape[3]} volumes of {_times(shape[:3])}, .nii.gz"
     return _times(shape[1:]) if shape[0] == 1 else f"{shape[0]} volumes of {_times(shape[1:])}"
@@ -56,7 +60,10 @@ def machine_text(machine: Mapping[str, Any], *, cuda: bool) -> str:
 
 def package_text(record: Mapping[str, Any]) -> str:
     """Python and the packages that took part, with their versions."""
-    named = ("numpy", "scipy", "numba", "nilearn", "nibabel", "connected-components-3d", "tfce", "cupy", "cucim")
+    named = (
+        "numpy", "scipy", "numba", "nilearn", "scikit-learn", "nibabel", "connected-components-3d", "tfce", "cupy",
+        "cucim",
+    )  # fmt: skip
     found = [f"{name} {version}" for name, version in record["packages"].items() if name.startswith(named)]
     return ", ".join([f"Python {record['machine']['python']}", *found])
 

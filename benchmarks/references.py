@@ -31,8 +31,10 @@ __all__ = [
     "dilate",
     "label",
     "label_means",
+    "large_clusters",
     "permutation",
     "read_maps",
+    "rearranged_t",
     "roi",
     "smooth",
     "tfce",
@@ -46,16 +48,21 @@ _BLOCK = 20_000  # voxels tested at a time: a thousand observations of a brain i
 
 
 def threshold_clusters(maps: MapBatch) -> Outputs:
+    return {"values": large_clusters(maps.volumes, CUTOFF)}
+
+
+def large_clusters(volumes: NDArray[np.float32], cutoff: float) -> NDArray[np.float32]:
+    """The values of clusters of MIN_VOXELS and more, of either sign, 0 elsewhere."""
     from scipy.ndimage import label as scipy_label
 
-    out = np.zeros_like(maps.volumes)
-    for i, volume in enumerate(maps.volumes):
-        for passing in (volume >= CUTOFF, volume <= -CUTOFF):
+    out = np.zeros_like(volumes)
+    for i, volume in enumerate(volumes):
+        for passing in (volume >= cutoff, volume <= -cutoff):
             labels, n = scipy_label(passing)
             large = np.bincount(labels.ravel(), minlength=n + 1) >= MIN_VOXELS
             large[0] = False
             np.copyto(out[i], volume, where=large[labels])
-    return {"values": out}
+    return out
 
 
 def threshold_percentile(maps: MapBatch) -> Outputs:
@@ -137,7 +144,8 @@ def roi(run: Run) -> Outputs:
 
 def read_maps(files: FileSet) -> Outputs:
     nibabel = _nibabel()
-    return {"matrix": np.stack([np.asarray(nibabel.load(p).dataobj)[files.mask] for p in files.paths])}
+    rows = [np.asarray(nibabel.load(p).dataobj, dtype=np.float32)[files.mask] for p in files.paths]
+    return {"matrix": np.stack(rows)}
 
 
 def cluster_maxima(maps: MapBatch) -> Outputs:
@@ -156,7 +164,7 @@ def permutation(statistic: str) -> Any:
         from gpuroi.inference.rearrange import make_rearrangements
 
         rows = make_rearrangements(len(cohort.design), x=cohort.design).rows(0, REARRANGED)
-        t = _rearranged_t(cohort, rows)
+        t = rearranged_t(cohort.data, cohort.design, rows)
         outputs: Outputs = {"t": t[0], "null_max_stat": np.abs(t).max(axis=1)}
         volumes = np.zeros((len(rows), *cohort.mask.shape))
         volumes[:, cohort.mask] = t
@@ -171,17 +179,16 @@ def permutation(statistic: str) -> Any:
     return compute
 
 
-def _rearranged_t(cohort: Cohort, rows: NDArray[np.int32]) -> NDArray[np.float64]:
+def rearranged_t(data: NDArray[np.float32], x: NDArray[np.float64], rows: NDArray[np.int32]) -> NDArray[np.float64]:
     """Freedman and Lane: residuals of the nuisance, moved, then fitted by the whole design. (k, v)"""
-    x = cohort.design
     n, p = x.shape
     nuisance, _ = np.linalg.qr(x[:, 1:])
     inverse = np.linalg.pinv(x)
     variance = np.linalg.inv(x.T @ x)[0, 0]
-    t = np.empty((len(rows), cohort.data.shape[1]))
+    t = np.empty((len(rows), data.shape[1]))
     for start in range(0, t.shape[1], _BLOCK):
         at = slice(start, start + _BLOCK)
-        y = cohort.data[:, at].astype(np.float64)
+        y = data[:, at].astype(np.float64)
         residuals = y - nuisance @ (nuisance.T @ y)
         for i, row in enumerate(rows):
             moved = np.empty_like(residuals)

@@ -18,14 +18,18 @@ __all__ = [
     "CLUSTER_THRESHOLD",
     "CONTRAST",
     "CUTOFF",
+    "FDR",
     "FOREGROUND",
     "FWHM_MM",
+    "KMEANS_ITERATIONS",
     "LOG10P",
     "MIN_VOXELS",
+    "PARCEL_THRESHOLD",
     "PERCENTILE",
     "REARRANGED",
     "SIGMA_VOX",
     "Call",
+    "Later",
     "Outputs",
     "Steps",
     "short_runs",
@@ -44,6 +48,9 @@ FOREGROUND = 1.0  # where maps exceed it lie the masks that are dilated and labe
 CONTRAST = ("face", "house")
 LOG10P = 5.0
 CLUSTER_THRESHOLD = 3.1  # of t
+PARCEL_THRESHOLD = 2.0  # of t, where the elements are parcels
+FDR = 0.05
+KMEANS_ITERATIONS = 2  # after which the clusters are compared
 REARRANGED = 3  # rearrangements, the identity among them, whose maxima are compared with the reference
 
 
@@ -57,6 +64,13 @@ class Steps:
 
     def __call__(self) -> Outputs:
         return self.run(self.short)
+
+
+@dataclass(frozen=True)
+class Later:
+    """An output that is worked out of an answer when it is judged: that is not part of the time."""
+
+    get: Callable[[], Any]
 
 
 @contextmanager

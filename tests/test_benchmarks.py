@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,19 @@ import pytest
 from rig import standin
 from rig.host_kernels import CompilerMissing, compiler
 
-from benchmarks import compare, gpu_check, plot, readme, run, start_up
+from benchmarks import compare, gpu_check, peers, plot, readme, run, start_up
 from benchmarks.cases import CASES, DEVICE_PEERS, OURS, Case, judge
+from benchmarks.drop_ins import by_gpuroi
 from benchmarks.inputs import SIZES, brain_mask, map_batch
 from benchmarks.kernels import KERNELS, compare_kernels
 from benchmarks.machine import ROOT
 from benchmarks.measure import differences, take_turns
+from benchmarks.records import input_text
 from benchmarks.run import find_backends, flawed, measure, measure_case
 from benchmarks.run import main as run_main
-from benchmarks.settings import Steps
+from benchmarks.settings import Later, Steps
 from gpuroi.backends import Backend, get_backend
+from gpuroi.backends.probe import CudaDevice, CudaStatus
 
 TINY = SIZES["tiny"]
 
@@ -72,9 +75,9 @@ def test_every_case_is_right_on_the_standin(
     case: Case, standin_backends: dict[str, Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    # The workflow asks for its device by name, and a probe would find that the stand-in has no driver.
-    workflow = importlib.import_module("gpuroi.workflows.roi")
-    monkeypatch.setattr(workflow, "get_backend", lambda _: standin_backends["gpuroi-cuda"])
+    # Functions for images ask for their device by name, and a probe would find that the stand-in has no driver.
+    found = CudaStatus(usable=True, devices=(CudaDevice("stand-in", "9.0", 1 << 30, None),))
+    monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: found)
     small = dataclasses.replace(
         TINY, shape=(9, 8, 7), maps=2, observations=8, labels=3, labelled_maps=2, files=2, run_shape=(10, 12, 9)
     )
@@ -124,10 +127,38 @@ def test_implementations_take_turns() -> None:
     order: list[str] = []
     calls = {name: (lambda n=name: order.append(n)) for name in "ab"}
     waits = {name: (lambda n=name: order.append(n.upper())) for name in "ab"}
-    seconds, loops = take_turns(calls, waits, repeats=3, least_s=0.01, warm_s={"a": 0.005, "b": 1.0})
-    assert "".join(order) == "aaAbB" * 3
+    repeats = {"a": 3, "b": 2}
+    seconds, loops = take_turns(calls, waits, repeats=repeats, least_s=0.01, warm_s={"a": 0.005, "b": 1.0})
+    assert "".join(order) == "aaAbB" * 2 + "aaA"
     assert loops == {"a": 2, "b": 1}
-    assert [len(s) for s in seconds.values()] == [3, 3]
+    assert {name: len(s) for name, s in seconds.items()} == repeats
+
+
+def test_slow_peers_have_two_samples_and_the_record_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SLOW_S", 0.0)
+    case = next(c for c in CASES if c.name == "dilate_6")
+    row = measure_case(case, TINY, {"gpuroi-cpu": get_backend("cpu")}, {"cpu", "peers"}, repeats=4, bandwidth={})
+    counts = {name: r["times"]["samples"] for name, r in row["implementations"].items() if "times" in r}
+    assert counts == {"gpuroi-cpu": 4, "scipy": 2}
+    assert readme._samples({"repeats": 4, "cases": [row]}) == "4 samples (2 of peers that take more than a second)"
+
+
+def test_an_output_can_be_worked_out_after_the_clock_has_stopped() -> None:
+    case = next(c for c in CASES if c.name == "dilate_6")
+    worked_out: list[int] = []
+    later = Later(lambda: worked_out.append(1) or np.ones((1, 2, 2, 2), bool))
+    assert worked_out == []
+    assert judge(case, OURS[0], {"mask": later}, {"mask": np.ones((1, 2, 2, 2), bool)})[1]
+    assert worked_out == [1]
+
+
+def test_drop_ins_take_the_device_of_their_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUROI_DEVICE", "as before")
+    seen: list[str] = []
+    call = by_gpuroi(lambda made, library: lambda: seen.append(os.environ["GPUROI_DEVICE"]) or {"made": made})
+    assert call(3, get_backend("cpu"))() == {"made": 3}
+    assert seen == ["cpu"]
+    assert os.environ["GPUROI_DEVICE"] == "as before"
 
 
 def test_a_step_is_the_difference_between_two_lengths() -> None:
@@ -196,10 +227,63 @@ def test_the_table_is_written_and_checked(record: dict[str, Any], tmp_path: Path
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert readme.sources(text) == ["result.json"]
-    for case in record["cases"]:
-        assert case["what"] in text
+    assert {row.split("|")[1].strip() for row in text.splitlines() if row.startswith("| ")} == {
+        "what", *(case.what for case in CASES if case.main and case.name in {row["name"] for row in record["cases"]})
+    }  # fmt: skip
     page.write_text(text.replace("scipy ", "scipy 1", 1))
     assert readme.main(check) == 1
+
+
+def test_the_table_is_grouped_by_subject(tmp_path: Path) -> None:
+    backends = {"gpuroi-cpu": get_backend("cpu")}
+    files = []
+    for i, only in enumerate(["parcel_graph_*,dilate_26", "dilate_26,mean_img"]):
+        made = measure(TINY, backends, {"cpu"}, only=only, repeats=1)
+        files.append(tmp_path / f"{i}.json")
+        files[i].write_text(json.dumps({**made, "command": "python -m benchmarks.run"}))
+    lines = readme.block(files, tmp_path).splitlines()
+    shown = [line for line in lines if line.startswith("###") or line.startswith("| ")]
+    whats = [line.split("|")[1].strip() if line.startswith("|") else line for line in shown]
+    assert whats == [
+        "### Operations", "what", "binary dilation, 26 neighbours", "binary dilation, 26 neighbours",
+        "### Images", "what", "`mean_img`",
+        "### Parcels", "what", "graph of an atlas, 6 neighbours", "graph of an atlas, 26 neighbours",
+    ]  # fmt: skip
+    assert [line.split("|")[-2].strip() for line in shown if "dilation" in line] == ["1", "2"]  # both runs, told apart
+    assert readme.sources("\n".join(lines)) == ["0.json", "1.json"]
+    main = readme.block(files, tmp_path, main_only=True)
+    assert "graph of an atlas, 6 neighbours" in main
+    assert "graph of an atlas, 26 neighbours" not in main
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("dilate_6", "20 x 22 x 18"),
+        ("dilate_6_batch", "3 volumes of 20 x 22 x 18"),
+        ("read_maps", "4 files of 20 x 22 x 18"),
+        ("read_maps_int16", "4 files of 20 x 22 x 18, int16"),
+        ("parcel_permutation", "16 x 8, 64 permutations"),
+        ("ward", "48 x 880, 12 parcels"),
+    ],
+)
+def test_inputs_in_a_few_characters(name: str, text: str) -> None:
+    case = next(case for case in CASES if case.name == name)
+    assert input_text(case.make(TINY).describe()) == text
+
+
+def test_a_row_of_a_case_that_is_gone_is_refused(record: dict[str, Any], tmp_path: Path) -> None:
+    renamed = copy.deepcopy(record)
+    renamed["cases"][0]["name"] = "poem"
+    (tmp_path / "old.json").write_text(json.dumps({**renamed, "command": "python -m benchmarks.run"}))
+    with pytest.raises(SystemExit, match=r"old\.json: no case is called poem"):
+        readme.block([tmp_path / "old.json"], tmp_path)
+
+
+def test_every_peer_has_a_module_and_a_colour() -> None:
+    names = {name for case in CASES for name in case.peers}
+    assert {part for name in names for part in name.split("+")} <= set(peers.MODULES)
+    assert names | set(OURS) <= set(plot._COLOURS)
 
 
 def test_the_readme_says_what_its_results_say() -> None:
@@ -393,7 +477,7 @@ def test_committed_results_are_readable_and_right() -> None:
     from benchmarks.records import load
 
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        if path.name.startswith(("fwe-calibration-", "start-up-")):
+        if path.name.startswith(("fwe-calibration-", "parcel-", "start-up-")):
             continue  # read by tests of their own
         records = load(path)
         assert [problem for r in records for problem in flawed(r)] == [], path
