@@ -30,7 +30,10 @@ from gpuroi.workflows import clusters, extract, volumes
 from gpuroi.workflows.regions import RegionsResult
 from gpuroi.workflows.roi_result import RoiResult
 
-COMMANDS = ["info", "demo", "roi", "regions", "clusters", "extract", "threshold", "smooth", "ttest", "dilate", "label"]
+COMMANDS = [
+    "info", "demo", "roi", "regions", "clusters", "extract", "threshold-parcels", "parcellate",
+    "threshold", "smooth", "ttest", "dilate", "label",
+]  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("here")
 

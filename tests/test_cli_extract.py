@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import nibabel
@@ -73,6 +74,26 @@ def test_several_statistics_are_printed_without_out(capsys):
     assert "Insula min" in out
     assert f"{ndimage.maximum(first, labels, 200):.4g}" in out
     assert {path.name for path in Path().iterdir()} == {"a_dseg.nii.gz", "a_dseg.tsv", "sub-01.nii.gz", "sub-02.nii.gz"}
+
+
+def test_the_regions_of_a_single_volume_stand_below_each_other(capsys):
+    labels, (first, _) = write_inputs()
+    assert run("sub-01.nii.gz", "--labels", "a_dseg.nii.gz") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[5:]]
+    means = ndimage.mean(first.astype(float), labels, [1, 200, 3000])
+    texts = [f"{mean:.4g}" for mean in means]
+    assert rows[0] == ["region", "value"]
+    assert rows[1:] == [["Insula", texts[0]], ["Putamen", texts[1]], ["Nowhere"], ["label", "3000", texts[2]]]
+
+
+def test_a_terminal_gets_the_first_volumes(monkeypatch, capsys):
+    write_inputs()
+    write("run.nii.gz", noise(*SHAPE, 14))
+    assert run("run.nii.gz", "--labels", "a_dseg.nii.gz") == 0
+    assert "run.nii.gz     13" in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run("run.nii.gz", "--labels", "a_dseg.nii.gz") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "... and 4 more volumes"
 
 
 def test_results_stand_until_they_are_replaced(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pandas as pd
 import pytest
 from command_line import write
 
+import gpuroi
 from gpuroi.cli import main
+from gpuroi.cli.parcels import threshold_parcels
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -46,7 +49,7 @@ def test_parcels_of_an_image_and_of_a_table(given, words, capsys):
     assert "parcels    27, 54 pairs of neighbours" in said
     assert "passing    2 above, 1 below" in said
     assert "isolated   81" in said
-    assert "kept       2 in 1 clusters of 2 parcels or more" in said
+    assert "kept       2 in 1 cluster of 2 parcels or more" in said
     kept = np.asarray(nibabel.load("out/kept.nii.gz").dataobj)
     assert set(np.unique(labels[kept != 0])) == {3, 6}
     settings = json.loads(Path("out/provenance.json").read_text())["settings"]
@@ -119,8 +122,48 @@ def test_an_atlas_without_parcels_is_refused(capsys):
     write("empty.nii.gz", np.zeros((6, 6, 6), np.int16))
     words = ["threshold-parcels", "values.tsv", "--labels", "empty.nii.gz", "--threshold", "1", "--out", "out"]
     assert main([*words, "--device", "cpu"]) == 65
-    assert "hold no parcel" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "empty.nii.gz: " in err
+    assert "hold no parcel" in err
     command = ["threshold-parcels", "values.tsv", *BASE, "--threshold", "1", "--out", "out"]
     assert main(command) == 0
     assert main(command) == 73
     assert main([*command, "--overwrite"]) == 0
+
+
+def test_messages_say_what_was_typed_and_count_in_words(capsys):
+    write_atlas()
+    command = ["threshold-parcels", "values.tsv", "--atlas", *BASE[1:], "--out", "out"]
+    assert main([*command, "--threshold", "120%"]) == 2
+    assert "the percentile 120% is outside 0 to 100" in capsys.readouterr().err
+    assert main([*command, "--threshold", "0.5", "--cluster-threshold", "1"]) == 0
+    assert "of 1 parcel or more" in capsys.readouterr().out
+    page = Path("out/report.html").read_text()
+    assert "1 parcels" not in page
+    assert "1 clusters" not in page
+
+
+def test_names_lie_beside_the_labels_as_for_other_commands(capsys):
+    write_atlas()
+    Path("names.tsv").rename("atlas.tsv")
+    assert main(["threshold-parcels", "values.tsv", *BASE, "--threshold", "2.5", "--out", "out"]) == 0
+    assert "LH_1" in capsys.readouterr().out
+    assert pd.read_csv("out/parcels.tsv", sep="\t")["name"][0] == "LH_1"
+
+
+def test_flags_have_the_defaults_of_the_function():
+    flags = inspect.signature(threshold_parcels).parameters
+    wanted = inspect.signature(gpuroi.threshold_parcels).parameters
+    assert set(flags) - set(wanted) == {"out", "figures", "overwrite"}
+    assert set(wanted) - set(flags) == {"ids", "affine"}  # of arrays
+    for key in set(flags) & set(wanted):
+        assert flags[key].default == wanted[key].default, key
+
+
+def test_every_column_of_a_table_is_described_beside_it():
+    write_atlas()
+    words = ["--names", "names.tsv", "--threshold", "2.5", "--out", "out"]
+    assert main(["threshold-parcels", "values.tsv", *BASE, *words]) == 0
+    for name in ("parcels", "clusters"):
+        columns = pd.read_csv(f"out/{name}.tsv", sep="\t").columns
+        assert set(json.loads(Path(f"out/{name}.json").read_text())) == {*columns, "Settings"}

@@ -16,6 +16,7 @@ import gpuroi
 from gpuroi.backends.probe import CudaDevice, CudaFacts
 from gpuroi.cli import info as info_command
 from gpuroi.cli import main
+from gpuroi.workflows.output import result_folder
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -89,6 +90,7 @@ def test_regions(capsys):
     assert main([*words, "--out", "regions"]) == 0
     out = capsys.readouterr().out
     assert "threshold  |x| >= 3.5" in out
+    assert "written    regions/report.html" in out
     assert "regions    2" in out
     table = out[out.index("id sign") :].splitlines()
     assert len(table) == 3
@@ -210,3 +212,51 @@ def test_a_slowed_openblas_is_said_and_left_alone(core_type, flags, warned, monk
     out = capsys.readouterr().out
     assert ("OPENBLAS_CORETYPE=Haswell keeps OpenBLAS from AVX-512" in out) == warned
     assert os.environ["OPENBLAS_CORETYPE"] == core_type
+
+
+def test_regions_that_were_found_are_an_atlas_for_the_next_command(capsys):
+    data = np.zeros((8, 8, 8), np.float32)
+    data[1:3, 1:3, 1:3], data[5:7, 5:7, 5:7] = 4, -5
+    write("map.nii.gz", data)
+    assert (
+        main(["regions", "map.nii.gz", "--threshold", "3.5", "--no-figures", "--out", "found", "--device", "cpu"]) == 0
+    )
+    capsys.readouterr()
+    header = Path("found/atlas.tsv").read_text().splitlines()[0].split("\t")
+    assert set(json.loads(Path("found/atlas.json").read_text())) == {*header, "Description", "Settings"}
+    assert main(["extract", "map.nii.gz", "--labels", "found/atlas.nii.gz", "--device", "cpu"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert rows == [["region-1", "4"], ["region-2", "-5"]]
+    assert (
+        main(["clusters", "map.nii.gz", "--threshold", "3", "--labels", "found/atlas.nii.gz", "--device", "cpu"]) == 0
+    )
+    assert "region-2 100 %" in capsys.readouterr().out
+
+
+def test_sizes_have_one_name_everywhere():
+    write_run()
+    words = ["--conditions", "labels.tsv", "--contrast", "face-house", "--no-figures", "--device", "cpu"]
+    assert main(["roi", "bold.nii.gz", *words, "--min-size-mm3", "100", "--out", "roi"]) == 0
+    assert json.loads(Path("roi/provenance.json").read_text())["settings"]["min_region_size_mm3"] == 100
+    header = Path("roi/atlas.tsv").read_text().splitlines()[0].split("\t")
+    assert set(json.loads(Path("roi/atlas.json").read_text())) == {*header, "Contrast", "Description", "Settings"}
+
+
+def test_a_report_that_cannot_be_made_leaves_no_folder(tmp_path):
+    class Result:
+        def provenance(self, notes):
+            return {"notes": notes}
+
+    def page(result, pictures):
+        raise RuntimeError("no page")
+
+    with (
+        pytest.raises(RuntimeError, match="no page"),
+        result_folder(Result(), tmp_path / "out", name="Test", page=page, figures=False) as staged,
+    ):
+        (staged / "values.txt").write_text("1")
+    assert not any("out" in path.name for path in tmp_path.iterdir())
+    with result_folder(Result(), tmp_path / "out", name="Test") as staged:
+        (staged / "values.txt").write_text("1")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"values.txt", "dataset_description.json", "provenance.json"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import parcel_fwe, parcel_speed
+from benchmarks import parcel_fwe
 from benchmarks.machine import ROOT
 from gpuroi.domains import ParcelGraph
 from gpuroi.inference import permutation_test
@@ -236,12 +236,3 @@ def test_the_command_runs(tmp_path, capsys):
     assert "written" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         parcel_fwe.main([])
-
-
-def test_the_speed_is_measured(tmp_path, capsys):
-    target = tmp_path / "speed.json"
-    assert parcel_speed.main(["--tiny", "--out", str(target)]) == 0
-    record = json.loads(target.read_text())
-    assert len(record["measured"]) == 3
-    assert all(0 < row["fastest_s"] <= row["median_s"] for row in record["measured"].values())
-    assert "median" in capsys.readouterr().out

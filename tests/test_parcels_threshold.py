@@ -390,7 +390,7 @@ def test_a_saved_result_is_whole(tmp_path):
     assert table["name"].tolist()[:2] == ["one", "label 2"]
     clusters = pd.read_csv(folder / "clusters.tsv", sep="\t")
     assert sorted(int(i) for row in clusters[clusters["kept"]]["ids"] for i in str(row).split()) == result.kept
-    numbered = np.asarray(nibabel.load(folder / "clusters.nii.gz").dataobj)
+    numbered = np.asarray(nibabel.load(folder / "clusters_dseg.nii.gz").dataobj)
     assert set(np.unique(numbered)) == {0, *clusters[clusters["kept"]]["cluster"]}
     np.testing.assert_array_equal(load_graph(folder / "graph.tsv").edges, result.graph.edges)
     record = json.loads((folder / "provenance.json").read_text())

@@ -50,7 +50,8 @@ def test_commands_print_what_the_readme_shows(folder: Path) -> None:
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     shown = commands()
     assert [command.split()[1] for command, _ in shown] == [
-        "demo", "roi", "ttest", "regions", "threshold", "smooth", "dilate", "label",
+        "demo", "roi", "ttest", "regions", "clusters", "extract", "extract", "threshold-parcels", "parcellate",
+        "threshold", "smooth", "dilate", "label",
     ]  # fmt: skip
     for command, want in shown:
         program, *words = shlex.split(command)
@@ -73,6 +74,12 @@ def test_python_runs() -> None:
         exec(compile(block, "README.md", "exec"), namespace)
     assert "labels" in namespace
     assert "result" in namespace
+
+
+def test_the_names_taken_from_nilearn_are_counted() -> None:
+    import gpuroi.nilearn
+
+    assert f"has {len(gpuroi.nilearn.__all__)} of its names" in README
 
 
 def test_links_and_make_targets_exist() -> None:

@@ -14,6 +14,7 @@ __all__ = ["clusters"]
 Connectivity = Literal[6, 18, 26]
 
 _LABELS, _SHOWN = "Labels (%)", 3
+_IN_FILE_ONLY = ["Mass", "Sign"]  # where labels need the room; the sign is that of the peak
 
 
 def clusters(
@@ -26,7 +27,7 @@ def clusters(
     min_size_mm3: float = 0.0,
     connectivity: Connectivity = 6,
     mask: Path | None = None,
-    atlas: Path | None = None,
+    atlas: Annotated[Path | None, Parameter(name=("--atlas", "--labels"))] = None,
     atlas_names: Path | None = None,
     sub_peaks: int = 3,
     min_distance_mm: float = 8.0,
@@ -101,7 +102,7 @@ def clusters(
         facts.append(("written", str(out)))
     table = result.table
     if _LABELS in table:
-        table = table.assign(**{_LABELS: table[_LABELS].map(_largest)})
+        table = table.drop(columns=_IN_FILE_ONLY).assign(**{_LABELS: table[_LABELS].map(_largest)})
     show(facts, table, unit="rows", most=None)
     return 0
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from gpuroi.cli.summary import show
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["extract"]
 
 Statistic = Literal["mean", "median", "sum", "std", "min", "max"]
+
+_MOST_VOLUMES = 10  # on a terminal; elsewhere all of them
 
 
 def extract(
@@ -39,7 +45,7 @@ def extract(
     labels
         Label image on their grid, 0 outside. A label without a voxel has its column, n/a.
     out
-        Table to write, .tsv; a sidecar .json comes with it.
+        Table to write, .tsv; a sidecar .json comes with it. Without it the values are printed.
     statistics
         One or more of mean, median, sum, std, min, max.
     atlas_names
@@ -81,8 +87,16 @@ def extract(
     ]
     if result.counts["empty"]:
         facts.append(("empty", ", ".join(result.counts["empty"])))
-    if result.path is None:
-        show(facts, result.table, unit="volumes", most=None)
-    else:
+    if result.path is not None:
         show([*facts, ("written", str(result.path))])
+    elif len(result.table) == 1:
+        show(facts, _upright(result.table), unit="rows", most=None)
+    else:
+        show(facts, result.table, unit="volumes", most=_MOST_VOLUMES if sys.stdout.isatty() else None)
     return 0
+
+
+def _upright(table: pd.DataFrame) -> pd.DataFrame:
+    """A single volume's values one below the other: dozens of regions side by side cannot be read."""
+    values = table.drop(columns=["image", "volume"])
+    return values.T.rename_axis("region").set_axis(["value"], axis="columns").reset_index()

@@ -22,7 +22,7 @@ def parcellate(
     method: Literal["ward", "kmeans", "rena", "hierarchical_kmeans"] = "ward",
     n_parcels: int = 100,
     mask: Path | None = None,
-    fwhm_mm: float | None = None,
+    fwhm_mm: Annotated[float | None, Parameter(name=["--fwhm", "--fwhm-mm"])] = None,
     standardize: bool = False,
     connectivity: Connectivity = 6,
     split_pieces: bool = False,
@@ -110,5 +110,5 @@ def parcellate(
     ]
     if n_resamples:
         facts.append(("halves agree", f"Dice {quality['dice']:.3f}, adjusted Rand {quality['adjusted_rand']:.3f}"))
-    show([*facts, ("written", str(out))])
+    show([*facts, ("written", str(out / "report.html"))])
     return 0

@@ -18,7 +18,7 @@ def threshold_parcels(
     values: Path,
     /,
     *,
-    labels: Path,
+    labels: Annotated[Path, Parameter(name=("--labels", "--atlas"))],
     out: Path,
     threshold: float | str,
     cluster_threshold: float = 1,
@@ -30,7 +30,7 @@ def threshold_parcels(
     homotopic: Literal["mirror", "names"] | None = None,
     summary: Literal["mean"] | None = None,
     column: str | None = None,
-    names: Path | None = None,
+    names: Annotated[Path | None, Parameter(name=("--names", "--atlas-names"))] = None,
     hierarchy: Path | None = None,
     levels: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     figures: Annotated[bool, Parameter(negative="--no-figures")] = True,
@@ -71,7 +71,7 @@ def threshold_parcels(
     column
         Column of a table of values.
     names
-        Look-up table with the columns index and name.
+        Look-up table with the columns index and name; by default the table beside the label image.
     hierarchy
         Look-up table whose --levels are the parents of each parcel: these stand in for contact.
     levels
@@ -88,6 +88,8 @@ def threshold_parcels(
     int
         Exit code.
     """
+    from gpuroi.report.document import count
+    from gpuroi.report.parcel_page import smallest_cluster
     from gpuroi.workflows.output import check_output
     from gpuroi.workflows.parcel_threshold import threshold_parcels as find_parcels
 
@@ -113,11 +115,12 @@ def threshold_parcels(
     result.save(out, overwrite=overwrite, figures=figures)
     counts, settings = result.counts, result.settings
     passing = counts["parcels_above"] + counts["parcels_below"]
-    kept = f"{counts['parcels_kept']} in {counts['clusters_kept']} clusters of {cluster_threshold:g} {weights} or more"
+    smallest = smallest_cluster(settings)
+    kept = f"{counts['parcels_kept']} in {count(counts['clusters_kept'], 'cluster')} of {smallest} or more"
     if not passing:
         kept = "none: no parcel passes the threshold"
     elif not counts["parcels_kept"]:
-        kept = f"none: no cluster has {cluster_threshold:g} {weights}"
+        kept = f"none: no cluster has {smallest}"
     facts = [
         ("device", result.device),
         ("parcels", f"{counts['parcels']}, {counts['edges']} pairs of neighbours"),

@@ -31,7 +31,7 @@ def roi(
     threshold: float = 5.0,
     mask: Path | None = None,
     dilate: int = 1,
-    min_region_size: float = 0.0,
+    min_region_size: Annotated[float, Parameter(name=("--min-region-size", "--min-size-mm3"))] = 0.0,
     connectivity: Connectivity = 6,
     equal_var: Annotated[bool, Parameter(negative="--welch")] = True,
     tr: float | None = None,
@@ -112,7 +112,6 @@ def roi(
         memory_limit=memory_limit,
     )
     result.save(out, overwrite=overwrite, region_masks=region_masks, figures=figures)
-    report = out / "report.html"
     counts = result.counts
     shown = ", ".join(f"{name} {n}" for name, n in counts["volumes_per_condition"].items())
     found = f"{counts['regions']}, {counts['voxels_in_regions']} voxels"
@@ -129,7 +128,7 @@ def roi(
             ("device", result.device),
             ("volumes", f"{counts['volumes']} ({shown})"),
             ("regions", found),
-            ("written", str(report if report.exists() else out)),
+            ("written", str(out / "report.html")),
         ],
         result.table,
     )
@@ -143,7 +142,7 @@ def regions(
     out: Path,
     threshold: float | str = "97%",
     two_sided: Annotated[bool, Parameter(negative="--one-sided")] = True,
-    min_size_mm3: float = 0.0,
+    min_size_mm3: Annotated[float, Parameter(name=("--min-size-mm3", "--min-region-size"))] = 0.0,
     connectivity: Connectivity = 6,
     mask: Path | None = None,
     seeds: Literal["local-maxima"] | None = None,
@@ -220,7 +219,7 @@ def regions(
         ("device", result.device),
         ("threshold", result.settings["rule"]),
         ("regions", found),
-        ("written", str(out)),
+        ("written", str(out / "report.html")),
     ]
     show(facts, result.table)
     return 0

@@ -81,7 +81,8 @@ def read_label_names(source: Any) -> LabelNames:
     ----------
     source : path, DataFrame, mapping or LabelNames
         A BIDS `_dseg.tsv` or nilearn's look-up table (columns `index` and `name`), a .csv of the same columns, an FSL
-        atlas .xml, or a FreeSurfer colour table.
+        atlas .xml, a FreeSurfer colour table, or the table of regions that `gpuroi roi` and `gpuroi regions` write
+        (column `id`): these are called region-1, region-2, ..., as in their signals.
 
     Returns
     -------
@@ -182,6 +183,8 @@ def _from_table(text: str, name: str, separator: str) -> LabelNames:
 
 def _from_frame(table: pd.DataFrame, name: str) -> LabelNames:
     columns = {str(column).strip().lower(): column for column in table.columns}
+    if {"id", "voxels"} <= set(columns) and "name" not in columns:  # regions that were found here
+        return LabelNames(((number, f"region-{number}") for number in table[columns["id"]]), name)
     missing = [wanted for wanted in ("index", "name") if wanted not in columns]
     if missing:
         raise DataError(

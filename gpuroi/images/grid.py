@@ -99,7 +99,7 @@ def check_same_grid(images: Sequence[Any], *, reference: Any = None, tolerance: 
             f"{len(lines)} of {len(found)} images lie on another grid than {reference.name}:\n  " + "\n  ".join(lines)
         )
     )
-    raise GridError(message, f"resample them to the grid of {reference.name} first")
+    raise GridError(message, f"resample them to the grid of {reference.name} first: gpuroi.images.resample_to")
 
 
 def _difference(image: OnGrid, reference: OnGrid, tolerance: float) -> str:

@@ -152,7 +152,7 @@ def cutoff_of(threshold: float | str, values: NDArray[np.float64], *, two_sided:
             raise UsageError(f"threshold is {threshold}", hint)
         return number
     if not 0 <= number <= 100:
-        raise UsageError(f"the percentile {number} is outside 0 to 100", hint)
+        raise UsageError(f"the percentile {text} is outside 0 to 100", hint)
     finite = values[np.isfinite(values)]
     population = np.abs(finite) if two_sided else finite[finite >= 0]
     if not len(population):

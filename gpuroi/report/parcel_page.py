@@ -16,7 +16,7 @@ from gpuroi.report.parcel_figures import save_graph_picture, save_threshold_pict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["parcels_page", "parcels_pictures"]
+__all__ = ["parcels_page", "parcels_pictures", "smallest_cluster"]
 
 _CAVEATS = (
     "No p-value belongs to what is kept, and nothing is corrected for the number of parcels. "
@@ -53,7 +53,7 @@ def parcels_pictures(result: Any, folder: Path) -> list[Picture]:
     passing = given > cut if cut >= 0 else given < cut
     if settings["two_sided"]:
         passing = np.abs(given) > cut
-    kept = f"parcel by parcel: {settings['rule']}, clusters of {settings['cluster_threshold']:g} {settings['weights']}"
+    kept = f"parcel by parcel: {settings['rule']}, clusters of {smallest_cluster(settings)} or more"
     bands = [
         ("the map, inside the parcels", np.where(inside, given, 0.0)),
         (f"voxel by voxel: {settings['rule']}", np.where(passing & inside, given, 0.0)),
@@ -127,11 +127,17 @@ def parcels_page(result: Any, pictures: Sequence[Picture] | None = None) -> str:
     )
 
 
+def smallest_cluster(settings: dict[str, Any]) -> str:
+    """Return the smallest size kept in words: "1 parcel", "250 mm3"."""
+    size, unit = settings["cluster_threshold"], settings["weights"]
+    return f"{size:g} {unit.removesuffix('s') if size == 1 else unit}"
+
+
 def _asked(result: Any) -> str:
     settings = result.settings
     return (
         f"Which of {count(result.graph.n_elements, 'parcel')} pass the threshold, {settings['rule']}, together with "
-        f"their neighbours: in a cluster of {settings['cluster_threshold']:g} {settings['weights']} or more?"
+        f"their neighbours: in a cluster of {smallest_cluster(settings)} or more?"
     )
 
 

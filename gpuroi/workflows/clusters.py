@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuroi.errors import DataError, UsageError
-from gpuroi.workflows.provenance import dataset_description, describe_inputs, provenance
+from gpuroi.workflows.output import result_folder
+from gpuroi.workflows.provenance import describe_inputs, provenance
 from gpuroi.workflows.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -97,22 +98,20 @@ class ClustersResult:
         """
         import pandas as pd
 
-        from gpuroi.images.write import save_image, staged_folder, write_json, write_tsv
+        from gpuroi.images.write import save_image, write_json, write_tsv
 
         n = self.counts["clusters"]
         names = pd.DataFrame({"index": np.arange(1, n + 1), "name": [f"cluster-{i}" for i in range(1, n + 1)]})
         columns = {name: {"Description": text} for name, text in _COLUMNS.items() if name in self.table}
-        with staged_folder(folder, overwrite=overwrite) as staged:
+        with result_folder(self, folder, name="Clusters of a statistical map", overwrite=overwrite) as staged:
             write_tsv(staged / "clusters.tsv", self.table)
             write_json(staged / "clusters.json", {**columns, "Settings": self.settings})
             sidecar = {"Description": "clusters, 0 outside; numbers as in clusters.tsv", "Settings": self.settings}
             save_image(staged / "clusters_dseg.nii.gz", self.labels, self.like.affine, like=self.like, sidecar=sidecar)
             write_tsv(staged / "clusters_dseg.tsv", names)
-            write_json(staged / "dataset_description.json", dataset_description("Clusters of a statistical map"))
-            write_json(staged / "provenance.json", self.provenance())
         return Path(folder)
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
         """Return the record of this run, as `provenance.json` holds it."""
         return provenance(
             "clusters",
@@ -121,6 +120,7 @@ class ClustersResult:
             counts=self.counts,
             timings=self.timings,
             device=self.device,
+            notes=notes or [],
         )
 
 

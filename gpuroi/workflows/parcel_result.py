@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuroi.errors import UsageError
-from gpuroi.workflows.output import can_draw
-from gpuroi.workflows.provenance import dataset_description, provenance
+from gpuroi.workflows.output import can_draw, result_folder
+from gpuroi.workflows.provenance import provenance
 
 if TYPE_CHECKING:
     import os
@@ -24,6 +24,35 @@ if TYPE_CHECKING:
     from gpuroi.parcels.hierarchy import Level
 
 __all__ = ["ParcelThresholdResult"]
+
+_COLUMNS = {
+    "parcels": {
+        "id": "Number in the label image",
+        "name": "Name of the parcel",
+        "value": "Value that was thresholded",
+        "cluster": "Number of its cluster, as in clusters.tsv; 0: does not pass",
+        "cluster_weight": "Weights of the parcels in its cluster, added up",
+        "kept": "Whether its cluster is large enough",
+        "sign": "1 or -1: passes on this side; 0: does not pass",
+        "isolated": "Passes, but no neighbour does on its side",
+        "weight": "What it counts in the size of a cluster",
+        "voxels": "Number of voxels",
+        "pieces": "Number of connected pieces",
+        "x": "Mean of its voxels, mm to the right, in the space of the image",
+        "y": "The same, mm to the front",
+        "z": "The same, mm up",
+    },
+    "clusters": {
+        "cluster": "Number of the cluster, as in clusters_dseg.nii.gz where it is kept",
+        "sign": "1 or -1",
+        "parcels": "Number of parcels",
+        "weight": "Their weights, added up",
+        "kept": "Whether it is large enough",
+        "peak": "Parcel of the largest |value|",
+        "peak_value": "Its value",
+        "ids": "All its parcels",
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -108,8 +137,8 @@ class ParcelThresholdResult:
         Parameters
         ----------
         folder : path
-            Gets `parcels.tsv`, `clusters.tsv`, `kept.nii.gz`, `clusters.nii.gz`, `graph.tsv`, with a hierarchy
-            `levels/`, sidecars, `report.html`, `figures/`, `provenance.json` and `dataset_description.json`.
+            Gets `parcels.tsv`, `clusters.tsv`, `kept.nii.gz`, `clusters_dseg.nii.gz`, `graph.tsv`, with a
+            hierarchy `levels/`, sidecars, `report.html`, `figures/`, `provenance.json` and `dataset_description.json`.
         overwrite : bool, default False
             Replace earlier results in this folder.
         figures : bool, default True
@@ -128,34 +157,29 @@ class ParcelThresholdResult:
         OutputError
             If the folder holds results already, holds something else, or cannot be written.
         """
-        from gpuroi.images.write import save_image, staged_folder, write_json, write_tsv
+        from gpuroi.images.write import save_image, write_json, write_tsv
         from gpuroi.parcels.graph_files import save_graph
         from gpuroi.report.parcel_page import parcels_page, parcels_pictures
 
         affine = self._needed_affine()
-        reason = can_draw() if figures else ""
+        shown: dict[str, Any] = {"page": parcels_page, "pictures": parcels_pictures, "figures": figures}
         cluster_of = np.append(0, self.table["cluster"].where(self.table["kept"], 0)).astype(np.int32)
         clusters = cluster_of[np.searchsorted(np.append(0, self.graph.ids), self.labels)]
         images = {
             "kept": (self.painted, "values of the kept parcels, 0 elsewhere"),
-            "clusters": (clusters, "clusters that are kept, as numbered in clusters.tsv, 0 elsewhere"),
+            "clusters_dseg": (clusters, "clusters that are kept, as numbered in clusters.tsv, 0 elsewhere"),
         }
-        with staged_folder(folder, overwrite=overwrite) as staged:
+        with result_folder(self, folder, name="Thresholded parcels", overwrite=overwrite, **shown) as staged:
             for name, (values, text) in images.items():
                 sidecar = {"Description": text, "Settings": self.settings}
                 save_image(staged / f"{name}.nii.gz", values, affine, like=self.like, sidecar=sidecar)
-            write_tsv(staged / "parcels.tsv", self.table)
-            write_tsv(staged / "clusters.tsv", self.clusters)
+            for name, table in (("parcels", self.table), ("clusters", self.clusters)):
+                columns = {key: {"Description": text} for key, text in _COLUMNS[name].items() if key in table}
+                write_tsv(staged / f"{name}.tsv", table)
+                write_json(staged / f"{name}.json", {**columns, "Settings": self.settings})
             save_graph(staged / "graph.tsv", self.graph)
             for level in self.levels:
                 write_tsv(staged / "levels" / f"{_plain(level.name)}.tsv", level.table)
-            pictures = []
-            if figures and not reason:
-                (staged / "figures").mkdir()
-                pictures = parcels_pictures(self, staged / "figures")
-            (staged / "report.html").write_text(parcels_page(self, pictures), encoding="utf-8")
-            write_json(staged / "dataset_description.json", dataset_description("Thresholded parcels"))
-            write_json(staged / "provenance.json", self.provenance([reason] if reason else []))
         return Path(folder)
 
     def report(self) -> str:

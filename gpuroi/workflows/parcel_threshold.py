@@ -87,7 +87,7 @@ def threshold_parcels(
     column : str, optional
         Of a table of values.
     names : mapping or path, optional
-        Name of each id, as a mapping or a look-up table.
+        Name of each id, as a mapping or a look-up table. None: the table beside a label image that is a file.
     hierarchy : DataFrame or path, optional
         Look-up table whose columns `levels` give the parents of each parcel: parcels of one parent are neighbours,
         wherever they lie, in place of contact. `kept` and `table` are those of the first level, `levels` holds all.
@@ -134,7 +134,7 @@ def threshold_parcels(
     watch = Stopwatch()
     with watch("read"):
         like, volume, matrix = _read_labels(labels, affine)
-        called = _names(names)
+        called = _names(names) if names is not None else _names_beside(labels)
     with watch("graph"):
         if hierarchy is not None and (graph is not None or homotopic is not None):
             raise UsageError("a hierarchy stands in for contact", "leave out graph and homotopic")
@@ -210,13 +210,22 @@ def _read_labels(labels: Any, affine: ArrayLike | None) -> tuple[Image | None, A
     image = open_image(labels)
     if affine is not None:
         raise UsageError(f"{image.name}: has an affine of its own", "leave affine out")
-    return image, read_labels(image), checked_affine(image.affine)
+    volume = read_labels(image)
+    if not volume.any():
+        raise DataError(f"{image.name}: every voxel is 0: the labels hold no parcel", "give a label image")
+    return image, volume, checked_affine(image.affine)
+
+
+def _names_beside(labels: Any) -> dict[int, str]:
+    """Names in the table that lies beside a label image, if one does."""
+    from gpuroi.images.atlas_names import find_label_names
+
+    found = find_label_names(labels) if isinstance(labels, str | Path) else None
+    return dict(found or {})
 
 
 def _names(names: Any) -> dict[int, str]:
     """Names by id."""
-    if names is None:
-        return {}
     from gpuroi.images.atlas_names import read_label_names
     from gpuroi.parcels.values import read_id_table
 

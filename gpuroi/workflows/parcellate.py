@@ -11,8 +11,8 @@ import numpy as np
 from gpuroi.backends import get_backend
 from gpuroi.backends.memory import parse_bytes
 from gpuroi.errors import UsageError
-from gpuroi.workflows.output import atlas_image, can_draw
-from gpuroi.workflows.provenance import dataset_description, describe_inputs, provenance
+from gpuroi.workflows.output import atlas_image, can_draw, result_folder
+from gpuroi.workflows.provenance import describe_inputs, provenance
 from gpuroi.workflows.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -134,12 +134,19 @@ class ParcellateResult:
         OutputError
             If the folder holds results already, holds something else, or cannot be written.
         """
-        from gpuroi.images.write import save_image, staged_folder, write_json, write_tsv
+        from gpuroi.images.write import save_image, write_json, write_tsv
         from gpuroi.report.parcellation_page import parcellation_page, parcellation_pictures
 
-        reason = can_draw() if figures else ""
         affine = self.like.affine
-        with staged_folder(folder, overwrite=overwrite) as staged:
+        with result_folder(
+            self,
+            folder,
+            name="Parcellation",
+            page=parcellation_page,
+            pictures=parcellation_pictures,
+            overwrite=overwrite,
+            figures=figures,
+        ) as staged:
             text = "parcels, 0 outside the mask; names and colours in dseg.tsv"
             sidecar = {"Description": text, "Settings": self.settings}
             save_image(staged / "dseg.nii.gz", self.labels, affine, like=self.like, sidecar=sidecar)
@@ -150,13 +157,6 @@ class ParcellateResult:
                 sidecar = {"Description": text, "Settings": self.settings}
                 save_image(staged / "compressed.nii.gz", self.compressed(), affine, like=self.like, sidecar=sidecar)
             write_json(staged / "quality.json", self.quality)
-            pictures = []
-            if figures and not reason:
-                (staged / "figures").mkdir()
-                pictures = parcellation_pictures(self, staged / "figures")
-            (staged / "report.html").write_text(parcellation_page(self, pictures), encoding="utf-8")
-            write_json(staged / "dataset_description.json", dataset_description("Parcellation"))
-            write_json(staged / "provenance.json", self.provenance([reason] if reason else []))
         return Path(folder)
 
     def report(self) -> str:

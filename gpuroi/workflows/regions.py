@@ -11,8 +11,8 @@ import numpy as np
 
 from gpuroi.backends.memory import parse_bytes
 from gpuroi.errors import UsageError
-from gpuroi.workflows.output import atlas_image, can_draw
-from gpuroi.workflows.provenance import dataset_description, describe_inputs, provenance
+from gpuroi.workflows.output import atlas_image, can_draw, described_columns, result_folder
+from gpuroi.workflows.provenance import describe_inputs, provenance
 from gpuroi.workflows.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -89,27 +89,21 @@ class RegionsResult:
         OutputError
             If the folder holds results already, holds something else, or cannot be written.
         """
-        from gpuroi.images.write import save_image, staged_folder, write_json, write_tsv
+        from gpuroi.images.write import save_image, write_tsv
         from gpuroi.report.page import regions_page, regions_pictures
 
-        reason = can_draw() if figures else ""
+        shown: dict[str, Any] = {"page": regions_page, "pictures": regions_pictures, "figures": figures}
         affine, labels = self.like.affine, self.labels
         texts = {
             "atlas": "regions, 0 outside; ids and signs as in atlas.tsv",
             "thresholded": "the map where a region lies, 0 elsewhere",
         }
-        with staged_folder(folder, overwrite=overwrite) as staged:
+        with result_folder(self, folder, name="Regions of a statistical map", overwrite=overwrite, **shown) as staged:
             for name, values in (("atlas", labels), ("thresholded", self.thresholded)):
-                sidecar = {"Description": texts[name], "Settings": self.settings}
+                columns = described_columns(self.table) if name == "atlas" else {}
+                sidecar = {**columns, "Description": texts[name], "Settings": self.settings}
                 save_image(staged / f"{name}.nii.gz", values, affine, like=self.like, sidecar=sidecar)
             write_tsv(staged / "atlas.tsv", self.table)
-            pictures = []
-            if figures and not reason:
-                (staged / "figures").mkdir()
-                pictures = regions_pictures(self, staged / "figures")
-            (staged / "report.html").write_text(regions_page(self, pictures), encoding="utf-8")
-            write_json(staged / "dataset_description.json", dataset_description("Regions of a statistical map"))
-            write_json(staged / "provenance.json", self.provenance([reason] if reason else []))
         return Path(folder)
 
     def report(self) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuroi.workflows.output import atlas_image, can_draw
-from gpuroi.workflows.provenance import dataset_description, provenance
+from gpuroi.workflows.output import atlas_image, can_draw, described_columns, result_folder
+from gpuroi.workflows.provenance import provenance
 
 if TYPE_CHECKING:
     import os
@@ -110,21 +110,16 @@ class RoiResult:
         OutputError
             If the folder holds results already, holds something else, or cannot be written.
         """
-        from gpuroi.images.write import staged_folder, write_json, write_tsv
+        from gpuroi.images.write import write_tsv
         from gpuroi.report.page import roi_page, roi_pictures
 
-        reason = can_draw() if figures else ""
-        with staged_folder(folder, overwrite=overwrite) as staged:
+        shown: dict[str, Any] = {"page": roi_page, "pictures": roi_pictures, "figures": figures}
+        with result_folder(
+            self, folder, name="Regions of interest of a contrast", overwrite=overwrite, **shown
+        ) as staged:
             self._save_images(staged, region_masks)
             write_tsv(staged / "atlas.tsv", self.table)
             write_tsv(staged / "signals.tsv", self.signals)
-            pictures = []
-            if figures and not reason:
-                (staged / "figures").mkdir()
-                pictures = roi_pictures(self, staged / "figures")
-            (staged / "report.html").write_text(roi_page(self, pictures), encoding="utf-8")
-            write_json(staged / "dataset_description.json", dataset_description("Regions of interest of a contrast"))
-            write_json(staged / "provenance.json", self.provenance([reason] if reason else []))
         return Path(folder)
 
     def report(self) -> str:
@@ -151,7 +146,8 @@ class RoiResult:
         affine, labels = self.like.affine, self.labels
         described = {"Contrast": self.settings["contrast"], "Settings": self.settings}
         text = "regions of interest, 0 outside; ids as in atlas.tsv"
-        save_image(folder / "atlas.nii.gz", labels, affine, like=self.like, sidecar={**described, "Description": text})
+        sidecar = {**described_columns(self.table), **described, "Description": text}
+        save_image(folder / "atlas.nii.gz", labels, affine, like=self.like, sidecar=sidecar)
         for name, (dtype, text) in _MAPS.items():
             values = self.maps[name]
             if name != "t" and values.dtype.kind == "f":
