@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ttest_ind,
         ttest_rel,
     )
+    from gpuroi.workflows.check import check
     from gpuroi.workflows.clusters import clusters
     from gpuroi.workflows.parcel_threshold import threshold_parcels
     from gpuroi.workflows.parcellate import parcellate
@@ -47,6 +48,7 @@ __all__ = [
     "binary_erosion",
     "binary_fill_holes",
     "binary_opening",
+    "check",
     "clusters",
     "demo",
     "extract",
@@ -89,6 +91,7 @@ __getattr__, __dir__ = lazy_names(
             "ttest_ind",
             "ttest_rel",
         ],
+        "gpuroi.workflows.check": ["check"],
         "gpuroi.workflows.clusters": ["clusters"],
         "gpuroi.workflows.parcel_threshold": ["threshold_parcels"],
         "gpuroi.workflows.parcellate": ["parcellate"],

@@ -46,6 +46,7 @@ ESTIMATORS = {
     "gpuroi.nilearn.masker",
     "gpuroi.nilearn.parcellations",
     "gpuroi.nilearn.region_extractor",
+    "gpuroi.nilearn.scikit_learn",
     "gpuroi.nilearn.volume_masker",
     "gpuroi.parcels.parcellation",
 }
