@@ -75,6 +75,28 @@ def standin_cupy(host_compiler: str) -> Iterator[Any]:
 
 
 @pytest.fixture
+def standin_cuda(standin_cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in is what "auto" finds."""
+    from gpuroi.backends import get_backend
+    from gpuroi.backends.probe import CudaDevice, CudaStatus
+
+    found = (CudaDevice("stand-in", "9.0", 1 << 30, None),)
+    monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: CudaStatus(usable=True, devices=found))
+    monkeypatch.delenv("GPUROI_DEVICE", raising=False)
+    assert get_backend("auto").name == "cuda"
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.kernels)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What "auto" finds, in turn: the CPU, and CUDA on the stand-in."""
+    if request.param == "cuda":
+        request.getfixturevalue("standin_cuda")
+    else:
+        monkeypatch.setenv("GPUROI_DEVICE", "cpu")
+    return str(request.param)
+
+
+@pytest.fixture
 def device_meter() -> Iterator[Meter]:
     """Counters of the stand-in (transfers, waits, launches, bytes), at zero."""
     standin.METER.reset()

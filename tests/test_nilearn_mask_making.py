@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
-from gpuroi.backends import get_backend
-from gpuroi.backends.probe import CudaDevice, CudaStatus
 from gpuroi.errors import DataError, GridError, UsageError
 from gpuroi.nilearn import apply_mask, compute_epi_mask, intersect_masks
 from gpuroi.nilearn.background_mask import compute_background_mask
@@ -68,25 +66,6 @@ def surface():
     values["right"][3, 1] = np.nan
     mask = {"left": np.array([0, 1, 1, 1]), "right": np.array([0, 1, 0, 1, 1])}
     return SurfaceImage(mesh, values), SurfaceImage(mesh, mask)
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.kernels)])
-def device(request, monkeypatch):
-    """The device that the drop-ins choose: the CPU, and CUDA on the stand-in."""
-    if request.param == "cuda":
-        request.getfixturevalue("standin_cuda")
-    else:
-        monkeypatch.setenv("GPUROI_DEVICE", "cpu")
-    return request.param
-
-
-@pytest.fixture
-def standin_cuda(standin_cupy, monkeypatch):
-    """The stand-in is what "auto" finds."""
-    found = (CudaDevice("stand-in", "9.0", 1 << 30, None),)
-    monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: CudaStatus(usable=True, devices=found))
-    monkeypatch.delenv("GPUROI_DEVICE", raising=False)
-    assert get_backend("auto").name == "cuda"
 
 
 @pytest.mark.parametrize("function", [intersect_masks, compute_epi_mask, compute_background_mask])

@@ -18,26 +18,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
-from gpuroi.backends import get_backend
-from gpuroi.backends.probe import CudaDevice, CudaStatus
 from gpuroi.errors import UsageError
 from gpuroi.nilearn import NiftiLabelsMasker, NiftiMasker
 
 RUN = "haxby2001_pymvpa/haxby2001/sub001/BOLD/task001_run{:03d}/bold_25mm.nii.gz"
 MASKS = "haxby2001_pymvpa/haxby2001/sub001/masks/25mm"
 PAIRS = {NiftiMasker: nilearn.maskers.NiftiMasker, NiftiLabelsMasker: nilearn.maskers.NiftiLabelsMasker}
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.kernels)])
-def device(request, monkeypatch):
-    """Each device in turn; the stand-in has no driver for a probe to find."""
-    if request.param == "cuda":
-        request.getfixturevalue("standin_cupy")
-        found = CudaStatus(usable=True, devices=(CudaDevice("stand-in", "9.0", 1 << 30, None),))
-        monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: found)
-    monkeypatch.setenv("GPUROI_DEVICE", request.param)
-    assert get_backend("auto").name == request.param
-    return request.param
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gpuroi.backends import get_backend
-from gpuroi.backends.probe import CudaDevice, CudaStatus
 from gpuroi.errors import DataError, GridError, UsageError
 from gpuroi.nilearn import apply_mask, unmask
 
@@ -56,25 +54,6 @@ def maps():
     values = np.random.default_rng(1).standard_normal((*SHAPE, 5)).astype(np.float32)
     values[2, 3, 4, 1], values[5, 5, 5, 3] = np.nan, np.inf
     return nifti(values)
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.kernels)])
-def device(request, monkeypatch):
-    """The device that the drop-ins choose: the CPU, and CUDA on the stand-in."""
-    if request.param == "cuda":
-        request.getfixturevalue("standin_cuda")
-    else:
-        monkeypatch.setenv("GPUROI_DEVICE", "cpu")
-    return request.param
-
-
-@pytest.fixture
-def standin_cuda(standin_cupy, monkeypatch):
-    """The stand-in is what "auto" finds."""
-    found = (CudaDevice("stand-in", "9.0", 1 << 30, None),)
-    monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: CudaStatus(usable=True, devices=found))
-    monkeypatch.delenv("GPUROI_DEVICE", raising=False)
-    assert get_backend("auto").name == "cuda"
 
 
 # ------------------------------------------------------------------ nilearn's outside

@@ -14,24 +14,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import signal
 from scipy.interpolate import CubicSpline
 
-from gpuroi.backends import get_backend
-from gpuroi.backends.probe import CudaDevice, CudaStatus
 from gpuroi.errors import DataError, UsageError
 from gpuroi.nilearn.signal_cleaning import clean, high_variance_confounds
 
 N, T_R = 60, 2.0
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.kernels)])
-def device(request, monkeypatch):
-    """Each device in turn; the stand-in has no driver for a probe to find."""
-    if request.param == "cuda":
-        request.getfixturevalue("standin_cupy")
-        found = CudaStatus(usable=True, devices=(CudaDevice("stand-in", "9.0", 1 << 30, None),))
-        monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: found)
-    monkeypatch.setenv("GPUROI_DEVICE", request.param)
-    assert get_backend("auto").name == request.param
-    return request.param
 
 
 def walks(v=7, n=N, seed=0, mean=1000.0):

@@ -15,8 +15,6 @@ from scipy import ndimage
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
-from gpuroi.backends import get_backend
-from gpuroi.backends.probe import CudaDevice, CudaStatus
 from gpuroi.errors import DataError, UsageError
 from gpuroi.nilearn import fdr_threshold, threshold_stats_img
 
@@ -53,20 +51,6 @@ def z():
 @pytest.fixture
 def mask(z):
     return nifti((z != 0).astype(np.uint8))
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.kernels)])
-def device(request, monkeypatch):
-    """The device that the drop-ins choose: the CPU, and CUDA on the stand-in."""
-    if request.param == "cuda":
-        request.getfixturevalue("standin_cupy")
-        found = (CudaDevice("stand-in", "9.0", 1 << 30, None),)
-        monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: CudaStatus(usable=True, devices=found))
-        monkeypatch.delenv("GPUROI_DEVICE", raising=False)
-        assert get_backend("auto").name == "cuda"
-    else:
-        monkeypatch.setenv("GPUROI_DEVICE", "cpu")
-    return request.param
 
 
 @pytest.mark.parametrize("function", [threshold_stats_img, fdr_threshold])

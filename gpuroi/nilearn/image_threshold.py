@@ -85,7 +85,8 @@ def threshold_img(
     Notes
     -----
     As nilearn, which takes NIfTI images only; here all kinds of volumes are. Where no value has the sign of a one-sided
-    threshold nilearn fails; here the result is 0 everywhere.
+    threshold nilearn fails, or keeps all if it is a percentile; here the result is 0 everywhere. A cluster that fills
+    the whole image is held to `cluster_threshold` as others.
 
     Examples
     --------

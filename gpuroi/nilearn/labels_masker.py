@@ -98,9 +98,8 @@ class NiftiLabelsMasker(BaseMasker):
     `transform` sets `region_atlas_`, the atlas as it was used, and `n_elements_`, `labels_`, `region_ids_` and
     `region_names_` then describe the columns of its result.
 
-    Unlike nilearn 0.14.1: a masked atlas keeps labels above 127 (there they wrap); names belong to labels, also where a
-    table repeats one; the list of `labels` is not changed; `fit` forgets what an earlier `transform` found;
-    `generate_report` does not exist.
+    Unlike nilearn 0.14.1: names belong to labels, also where a table repeats one; the list of `labels` is not changed;
+    `fit` forgets what an earlier `transform` found; `generate_report` does not exist.
 
     Examples
     --------

@@ -34,6 +34,8 @@ def mean_on_grid(
     from nibabel import Nifti1Image
 
     image: Any = Nifti1Image
+    if mean.dtype.kind in "bu":
+        mean = mean.astype(np.float64)  # of a single volume; `resample_img` makes float32 of bytes, nilearn here not
     resampled = resample_img(image(mean, series.affine), target_affine, target_shape)
     return np.asarray(resampled.dataobj), np.asarray(resampled.affine)
 

@@ -23,6 +23,7 @@ __all__ = [
     "check_niimg",
     "check_niimg_3d",
     "check_niimg_4d",
+    "files_of",
     "finite_data",
     "image_data",
     "image_name",
@@ -77,7 +78,7 @@ def check_niimg(
             f"Got: {type(niimg).__name__}. It is not compatible with nibabel format."
         )
     if isinstance(niimg, str | os.PathLike):
-        niimg = _expanded(os.fspath(niimg), wildcards=wildcards)
+        niimg = files_of(os.fspath(niimg), wildcards=wildcards)
     if isinstance(niimg, list | tuple):
         return _joined(niimg, ensure_ndim, dtype)
     return _shaped(_typed(_opened(niimg), dtype), ensure_ndim, atleast_4d=atleast_4d)
@@ -180,6 +181,34 @@ def finite_data(img: Any, *, ensure_finite: bool = True, warn: bool = True, copy
     return data
 
 
+def files_of(text: str, *, wildcards: bool = True) -> str | list[str]:
+    """Return the file of a path, or the files of a pattern in ascending order; DataError where there are none.
+
+    Parameters
+    ----------
+    text : str
+    wildcards : bool, default True
+        False takes `*`, `?` and "~" literally, and so does `nilearn.EXPAND_PATH_WILDCARDS = False`.
+    """
+    nilearn = sys.modules.get("nilearn")  # users of nilearn switch patterns off there
+    if not wildcards or not getattr(nilearn, "EXPAND_PATH_WILDCARDS", True):
+        if not Path(text).exists():
+            raise DataError(f"File not found: '{text}'", "check the path")
+        return text
+    path = str(Path(text).expanduser())
+    found = sorted(glob.glob(path))  # noqa: PTH207 (absolute patterns)
+    if found and glob.has_magic(text):
+        return found
+    if found == [path]:
+        return path
+    if glob.has_magic(text):
+        raise DataError(
+            f"No files matching the entered niimg expression: '{text}'.\nYou may have left wildcards usage activated: "
+            "please set the global constant 'nilearn.EXPAND_PATH_WILDCARDS' to False to deactivate this behavior."
+        )
+    raise DataError(f"File not found: '{text}'", "check the path")
+
+
 def image_name(img: Any) -> str:
     """Return the file of an image, or say what it is."""
     if isinstance(img, str | os.PathLike):
@@ -215,27 +244,6 @@ def is_volume_input(value: object) -> bool:
         return True
     value = as_list(value)
     return isinstance(value, list | tuple) and all(is_volume_input(one) for one in value)
-
-
-def _expanded(text: str, *, wildcards: bool) -> str | list[str]:
-    """Return the file, or the files of a pattern in ascending order."""
-    nilearn = sys.modules.get("nilearn")  # users of nilearn switch patterns off there
-    if not wildcards or not getattr(nilearn, "EXPAND_PATH_WILDCARDS", True):
-        if not Path(text).exists():
-            raise DataError(f"File not found: '{text}'", "check the path")
-        return text
-    path = str(Path(text).expanduser())
-    found = sorted(glob.glob(path))  # noqa: PTH207 (absolute patterns)
-    if found and glob.has_magic(text):
-        return found
-    if found == [path]:
-        return path
-    if glob.has_magic(text):
-        raise DataError(
-            f"No files matching the entered niimg expression: '{text}'.\nYou may have left wildcards usage activated: "
-            "please set the global constant 'nilearn.EXPAND_PATH_WILDCARDS' to False to deactivate this behavior."
-        )
-    raise DataError(f"File not found: '{text}'", "check the path")
 
 
 def _opened(niimg: Any) -> Any:

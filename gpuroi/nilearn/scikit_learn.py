@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-try:
-    from joblib import Memory
-    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-    from sklearn.utils import InputTags
-    from sklearn.utils.validation import check_array, check_is_fitted
-except ImportError as missing:
-    raise ImportError(
-        f"the estimators of gpuroi.nilearn need scikit-learn ({missing}): pip install 'gpuroi[parcellate]'"
-    ) from missing
+from gpuroi.parcels.scikit_learn import need_scikit_learn
+
+need_scikit_learn("An estimator of gpuroi.nilearn")  # before the imports below, which say less
+
+from joblib import Memory  # noqa: E402
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin  # noqa: E402
+from sklearn.utils import InputTags  # noqa: E402
+from sklearn.utils.validation import check_array, check_is_fitted  # noqa: E402
 
 __all__ = [
     "BaseEstimator",

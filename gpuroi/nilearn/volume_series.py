@@ -171,7 +171,7 @@ def _leaves(imgs: Any, depth: int) -> list[tuple[Any, int]]:
         path = os.fspath(imgs)
         if not glob.has_magic(path) and not path.startswith("~"):
             return [(path, depth)]  # to ask whether it is there takes longer than to open it
-        found = niimg._expanded(path, wildcards=True)
+        found = niimg.files_of(path, wildcards=True)
         return [(found, depth)] if isinstance(found, str) else [(one, depth + 1) for one in found]
     if niimg.is_image(imgs):
         return [(imgs, depth)]
