@@ -11,7 +11,7 @@ CUDA ?= $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench gpu-check clean
+.PHONY: help demo test lint bench docs gpu-check clean
 
 help: ## say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ lint: $(VENV)/.installed-lint ## check style, types, layers and Dockerfiles
 bench: $(VENV)/.installed-bench ## measure gpuroi and its peers; BENCH_ARGS='-k label'
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(BENCH_ARGS)
 
+docs: $(VENV)/.installed-docs ## build the site with its gallery, warnings are errors: docs/_build/html/index.html
+	rm -rf docs/reference
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
 gpu-check: ## check and measure on a CUDA device; with PYTHON if it has CuPy (no network needed), else in .venv-cuda
 	@if $(PYTHON) -c 'import sys, importlib.util as u; sys.exit(u.find_spec("cupy") is None)'; then \
 		set -- $(PYTHON); \
@@ -55,7 +59,7 @@ gpu-check: ## check and measure on a CUDA device; with PYTHON if it has CuPy (no
 
 clean: ## remove the environments, the demo and all caches
 	rm -rf .venv .venv-cuda $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
-	rm -rf .numba build dist *.egg-info
+	rm -rf .numba build dist *.egg-info docs/_build docs/examples docs/reference docs/gallery/demo docs/gallery/.ruff_cache
 	find gpuroi tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
