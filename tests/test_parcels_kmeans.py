@@ -64,6 +64,136 @@ def test_blocks_decide_nothing(backend: Backend, monkeypatch: pytest.MonkeyPatch
     np.testing.assert_allclose(got.inertia, want.inertia, rtol=1e-12)
 
 
+@pytest.fixture(params=["product", "bounds"])
+def distances(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """All distances by a product, or few of them, with bounds however small the data are."""
+    from gpuroi.parcels.kmeans_bounds import Bounds
+
+    monkeypatch.setattr(Bounds, "pay", lambda n, v, k: request.param == "bounds")
+    return str(request.param)
+
+
+def _equals_scikit_learn(data: np.ndarray, init: np.ndarray, max_iter: int) -> None:
+    got, want = (
+        kmeans(data, init.shape[1], init=init, max_iter=max_iter, tol=0),
+        sklearn_kmeans(data, init, max_iter, 0),
+    )
+    np.testing.assert_array_equal(got.labels, want.labels_)
+    assert got.n_iter == want.n_iter_
+    np.testing.assert_allclose(got.inertia, want.inertia_, rtol=1e-10)
+    np.testing.assert_allclose(got.centers, want.cluster_centers_.T, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("noise", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("k", [1, 2, 31, 32, 33, 70])
+@pytest.mark.parametrize("max_iter", [1, 2, 60])
+def test_either_way_equals_scikit_learn(distances: str, noise: float, k: int, max_iter: int) -> None:
+    data = grouped(n=20, groups=40, each=12, noise=noise, seed=k)
+    _equals_scikit_learn(data, data[:, np.random.default_rng(k).choice(data.shape[1], k, replace=False)], max_iter)
+
+
+@pytest.mark.parametrize("stray", [0.0, 1e-9, 1e3])
+def test_long_series_among_short_ones_and_strays(distances: str, stray: float) -> None:
+    """The steps of the bounds suit most elements; those far outside them must not be left out."""
+    data = grouped(n=10, groups=30, each=20, noise=0.4) * np.geomspace(1e-3, 50, 600)
+    data[:, ::97] = stray
+    _equals_scikit_learn(data, data[:, 1::13], 50)
+
+
+@given(seed=st.integers(0, 10_000), k=st.integers(2, 40), values=st.integers(1, 3), n=st.integers(1, 4))
+def test_bounds_know_no_ties(seed: int, k: int, values: int, n: int) -> None:
+    """Whole numbers tie, elements repeat, clusters run empty: bounds change nothing of what a product gives."""
+    from unittest.mock import patch
+
+    from gpuroi.parcels.kmeans_bounds import Bounds
+
+    rng = np.random.default_rng(seed)
+    data = rng.integers(-values, values + 1, (n, 90)).astype(np.float32)
+    init = data[:, rng.choice(90, k, replace=False)].astype(float)
+    results = []
+    for used in (False, True):
+        with patch.object(Bounds, "pay", staticmethod(lambda n, v, k, used=used: used)):
+            results.append(kmeans(data, k, init=init, max_iter=20, tol=0))
+    np.testing.assert_array_equal(results[0].labels, results[1].labels)
+    np.testing.assert_array_equal(results[0].centers, results[1].centers)
+    assert (results[0].n_iter, results[0].inertia) == (results[1].n_iter, results[1].inertia)
+
+
+@pytest.mark.parametrize("far", [1e3, 1e8, 1e15])
+def test_a_centre_far_away(distances: str, far: float) -> None:
+    """Its distances exceed every bound, and its rounding errors all other distances."""
+    data = grouped(n=4, groups=9, each=20, noise=0.2)
+    init = data[:, ::20].copy()
+    init[:, 4] = far
+    got = kmeans(data, 9, init=init, max_iter=1, tol=0)
+    nearest = ((data[:, :, None] - init[:, None]) ** 2).sum(axis=0).argmin(axis=1)
+    assert 4 not in nearest
+    farthest = ((data - init[:, nearest]) ** 2).sum(axis=0).argmax()
+    nearest[farthest] = 4
+    np.testing.assert_allclose(got.centers, [[row[nearest == c].mean() for c in range(9)] for row in data], atol=1e-12)
+
+
+@pytest.mark.parametrize("often", [0.0, 0.05, 0.5, 2.0])
+@pytest.mark.parametrize("mostly", [0.0, 0.6, 2.0])
+def test_when_bounds_are_renewed_decides_nothing(
+    distances: str, often: float, mostly: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpuroi.parcels import kmeans_bounds
+
+    monkeypatch.setattr(kmeans_bounds, "_OFTEN", often)
+    monkeypatch.setattr(kmeans_bounds, "_MOSTLY", mostly)
+    data = grouped(n=15, groups=50, each=10, noise=1.0).astype(np.float32).astype(float)
+    _equals_scikit_learn(data, data[:, 3::11], 40)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_decide_nothing(distances: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpuroi.backends.threads import limited_threads
+    from gpuroi.parcels import kmeans_bounds
+
+    monkeypatch.setattr(kmeans_bounds, "_ROWS_A_THREAD", 7)
+    data = grouped(n=15, groups=50, each=10, noise=1.0)
+    want = kmeans(data, 60, seed=2)
+    with limited_threads(threads):
+        got = kmeans(data, 60, seed=2)
+    np.testing.assert_array_equal(got.labels, want.labels)
+    np.testing.assert_array_equal(got.centers, want.centers)
+
+
+def test_bounds_leave_most_distances_out() -> None:
+    """After the first iterations, of elements in clear groups, few centres are looked at again."""
+    from gpuroi.parcels import kmeans_bounds
+
+    data = grouped(n=40, groups=60, each=50, noise=0.3)
+    init = data[:, ::50]
+    bounds = []
+    original = kmeans_bounds.Bounds._renewed
+
+    def spy(self: Any, *args: Any) -> Any:
+        bounds.append(original(self, *args))
+        return bounds[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kmeans_bounds.Bounds, "_renewed", spy)
+        kmeans(data, 60, init=init, tol=0)
+    assert bounds[0] is None
+    assert len(bounds) > 1
+    assert bounds[-1] is not None
+    assert len(bounds[-1]) <= 6
+
+
+def test_real_series(open_data: Any, distances: str) -> None:
+    import nibabel as nib
+
+    image = nib.load(open_data / "epi_oro" / "filtered_func_data.nii.gz")
+    volumes = np.asarray(image.dataobj)[::2, ::2, ::2]
+    inside = volumes.mean(axis=-1) > volumes.mean()
+    data = volumes[inside].T.astype(float)
+    data = data[:, data.std(axis=0) > 0]
+    data = (data - data.mean(axis=0)) / data.std(axis=0)
+    _equals_scikit_learn(data, data[:, ::25], 12)
+
+
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 9))
 def test_ties_go_to_the_first_centre(seed: int, k: int) -> None:
     """Whole numbers tie often, and float64 is exact on them: brute force has to agree in every one."""

@@ -14,6 +14,7 @@ from gpuroi.backends.base import Array, Backend
 from gpuroi.backends.threads import one_blas_thread, run_blocks
 from gpuroi.errors import DataError, UsageError
 from gpuroi.ops.volumes import as_float
+from gpuroi.parcels.kmeans_bounds import Bounds
 
 __all__ = ["KMeansResult", "kmeans"]
 
@@ -92,6 +93,9 @@ def kmeans(
     -----
     Distances come from one product in float32; where its rounding errors leave open which centre is nearest, float64
     decides. Labels depend on no split, number of threads or device. Memory beside the data: a float32 copy.
+    On the CPU a byte for each element and centre beside it, up to 2 GiB, bounds their distance [3]_: after the first
+    iterations few distances are computed, the more so the clearer the clusters. A bound leaves out no centre that
+    could be nearest.
     An empty cluster takes the element farthest from its own centre.
     k-means++ draws the best of 2 + log(k) candidates each time, among at most max(3072, 3 k) elements.
 
@@ -101,6 +105,7 @@ def kmeans(
        doi:10.1109/TIT.1982.1056489
     .. [2] Arthur D, Vassilvitskii S (2007). k-means++: the advantages of careful seeding. SODA 2007, 1027-1035.
        doi:10.5555/1283383.1283494
+    .. [3] Elkan C (2003). Using the triangle inequality to accelerate k-means. ICML 2003, 147-153.
 
     Examples
     --------
@@ -136,7 +141,7 @@ class _Screened:
 
     backend: Backend
     values: Array  # (n, v)
-    small: Array  # (n, v) float32: (values - shift) * scale
+    small: Array  # (n, v) float32: (values - shift) * scale; the values of an element lie side by side on the CPU
     norms: Array  # (v,) float64, of the columns of `small`
     shift: Array  # (n, 1) float64
     scale: float
@@ -149,12 +154,15 @@ def _screened(backend: Backend, values: Array) -> _Screened:
     widest = xp.maximum(values.max(axis=1) - shift[:, 0], shift[:, 0] - values.min(axis=1))  # (n,)
     spread = float(widest.max())  # sync: reads one float
     scale = 1.0 / spread if spread > 0 else 1.0
-    small = xp.empty(values.shape, np.float32)
-    squares = xp.zeros(values.shape[1])  # (v,)
-    for row in range(values.shape[0]):  # row by row: a float64 copy of all would take three times the memory
-        centred = (values[row] - shift[row]) * scale
-        small[row] = centred
-        squares += centred * centred
+    n, v = values.shape
+    small = xp.empty((v, n), np.float32).T if backend.name == "cpu" else xp.empty((n, v), np.float32)
+    squares = xp.empty(v)
+    size = max(1, _BLOCK_BYTES[backend.name] // (8 * n))
+    for start in range(0, v, size):  # block by block: a float64 copy of all would take three times the memory
+        part = slice(start, start + size)
+        centred = (values[:, part] - shift) * scale  # (n, size) float64
+        small[:, part] = centred
+        squares[part] = (centred * centred).sum(axis=0)
     variance = float(squares.sum()) / values.size / scale**2  # sync: reads one float
     return _Screened(backend, values, small, xp.sqrt(squares), shift, scale, variance)
 
@@ -218,29 +226,47 @@ def _squared_distances(points: NDArray[np.float64], squares: NDArray[np.float64]
     return np.asarray(distances)
 
 
-def _lloyd(data: _Screened, centers: Array, max_iter: int, tol: float) -> KMeansResult:
-    xp, k = data.backend.xp, centers.shape[1]
-    labels = xp.full(data.values.shape[1], -1, np.int32)
+def _lloyd(data: _Screened, start: Array, max_iter: int, tol: float) -> KMeansResult:
+    xp, (n, v), k = data.backend.xp, data.values.shape, start.shape[1]
+    use_bounds = data.backend.name == "cpu" and Bounds.pay(n, v, k)
+    bounds = Bounds(data.small.T, data.norms**2, k) if use_bounds else None
+    labels, centers = xp.full(v, -1, np.int32), start
     n_iter, settled = 0, False
     while n_iter < max_iter:
         n_iter += 1
-        before, labels = labels, _nearest(data, centers)
+        before, labels = labels, _nearest(data, centers, labels, bounds)
         counts = xp.bincount(labels, minlength=k)
         if bool((counts == 0).any()):  # sync: reads one bool
             labels, counts = _refill(data, labels, centers, counts)
-        sums, counts = data.backend.label_sums(data.values, labels + 1, k)  # (n, k), (k,)
-        moved = sums / counts - centers
-        centers = centers + moved
+        left, centers = centers, _means(data, labels, before, centers, counts)
+        moved = centers - left
         settled = bool((labels == before).all())  # sync: reads one bool
         if settled or float((moved * moved).sum()) <= tol * data.variance:  # sync: reads one float
             break
     if not settled:
-        labels = _nearest(data, centers)
+        labels = _nearest(data, centers, labels, bounds)
     inertia = float(_to_centers(data, labels, centers).sum())  # sync: reads one float
     return KMeansResult(data.backend.to_numpy(labels), data.backend.to_numpy(centers), inertia, n_iter)
 
 
-def _nearest(data: _Screened, centers: Array) -> Array:
+def _means(data: _Screened, labels: Array, before: Array, centers: Array, counts: Array) -> Array:
+    """Return the mean of the elements of each centre, float64 (n, k): as it is where they are those of before."""
+    xp, k = data.backend.xp, centers.shape[1]
+    differ = labels != before
+    changed = xp.zeros(k + 1, np.bool_)  # the last: no centre, before the first iteration
+    changed[before[differ]] = True
+    changed[labels[differ]] = True
+    which = xp.nonzero(changed[:k])[0]  # sync: their number
+    number = xp.zeros(k, np.int32)
+    number[which] = xp.arange(1, len(which) + 1, dtype=np.int32)
+    means = centers.copy()
+    if len(which):
+        sums, _ = data.backend.label_sums(data.values, number[labels], len(which))  # (n, changed)
+        means[:, which] = sums / counts[which]
+    return means
+
+
+def _nearest(data: _Screened, centers: Array, before: Array, bounds: Bounds | None) -> Array:
     """Return the nearest centre of each element, int32 (v,); of several the first.
 
     Of |x - c|^2 = |x|^2 - 2 x.c + |c|^2 the first term is the same for all centres, and left out.
@@ -254,24 +280,28 @@ def _nearest(data: _Screened, centers: Array) -> Array:
     # How far two sums of n rounded products can be off: |x| |c| from each product, |c|^2 from the squares.
     slack = ((4 * n + 24) * _ROUNDING * longest * (data.norms + longest)).astype(np.float32)  # (v,)
     squares = squares.astype(np.float32)
-    labels = xp.empty(v, np.int32)
+    labels, left_open = xp.empty(v, np.int32), None
+    if bounds is not None:
+        labels = bounds.nearest(near, product, squares, slack, before, _BLOCK_BYTES["cpu"])
+        left_open = xp.nonzero(labels < 0)[0]
     rows = max(1, _BLOCK_BYTES[backend.name] // (4 * k))
 
     def work(first: int, last: int) -> None:
         for start in range(first, last, rows):
             part = slice(start, min(last, start + rows))
+            part = part if left_open is None else left_open[part]
             labels[part] = _nearest_of(data, centers, product, squares, slack, part)
 
     if backend.name == "cpu":  # a block a thread: argmin and minimum take as long as the product, and know no threads
         with one_blas_thread():
-            run_blocks(work, v, least=_ROWS_A_THREAD)
+            run_blocks(work, v if left_open is None else len(left_open), least=_ROWS_A_THREAD)
     else:
         work(0, v)
     return labels
 
 
-def _nearest_of(data: _Screened, centers: Array, product: Array, squares: Array, slack: Array, part: slice) -> Array:
-    """Return the nearest centre of a block of elements, int32."""
+def _nearest_of(data: _Screened, centers: Array, product: Array, squares: Array, slack: Array, part: Any) -> Array:
+    """Return the nearest centre of some elements, a slice or their numbers, int32."""
     xp = data.backend.xp
     distance = data.small[:, part].T @ product  # (rows, k)
     distance += squares
@@ -283,7 +313,8 @@ def _nearest_of(data: _Screened, centers: Array, product: Array, squares: Array,
     if len(unsure):
         distance[here, nearest] = least
         row, center = xp.nonzero(distance[unsure] <= (least + slack[part])[unsure][:, None])  # sync: their number
-        nearest[unsure] = _decided(data, centers, part.start + unsure[row], center, row, len(unsure))
+        element = part.start + unsure[row] if isinstance(part, slice) else part[unsure[row]]
+        nearest[unsure] = _decided(data, centers, element, center, row, len(unsure))
     return nearest
 
 
