@@ -52,7 +52,7 @@ CASES: tuple[Case, ...] = (
     ),
     # Of elements that lie between two centres the last digits decide.
     _Case(
-        "kmeans", "K-means, an iteration", inputs_parcels.series, ours_parcels.kmeans, references_parcels.kmeans,
+        "kmeans", "K-means, 20 iterations", inputs_parcels.series, ours_parcels.kmeans, references_parcels.kmeans,
         {"labels": Check("differing", 1e-4, 1e-3), "inertia": Check("max_rel", 1e-5, 1e-4)}, _series_bytes,
         {"scikit-learn": peers_parcels.sklearn_kmeans}, main=True,
     ),

@@ -50,7 +50,7 @@ LOG10P = 5.0
 CLUSTER_THRESHOLD = 3.1  # of t
 PARCEL_THRESHOLD = 2.0  # of t, where the elements are parcels
 FDR = 0.05
-KMEANS_ITERATIONS = 2  # after which the clusters are compared
+KMEANS_ITERATIONS = 20  # from the same start
 REARRANGED = 3  # rearrangements, the identity among them, whose maxima are compared with the reference
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from gpuroi.workflows.check import check
     from gpuroi.workflows.clusters import clusters
+    from gpuroi.workflows.pack import pack
     from gpuroi.workflows.parcel_threshold import threshold_parcels
     from gpuroi.workflows.parcellate import parcellate
     from gpuroi.workflows.regions import regions
@@ -55,6 +56,7 @@ __all__ = [
     "f_oneway",
     "label",
     "label_means",
+    "pack",
     "parcellate",
     "peak_bytes",
     "percentile_cutoff",
@@ -93,6 +95,7 @@ __getattr__, __dir__ = lazy_names(
         ],
         "gpuroi.workflows.check": ["check"],
         "gpuroi.workflows.clusters": ["clusters"],
+        "gpuroi.workflows.pack": ["pack"],
         "gpuroi.workflows.parcel_threshold": ["threshold_parcels"],
         "gpuroi.workflows.parcellate": ["parcellate"],
         "gpuroi.workflows.regions": ["regions"],

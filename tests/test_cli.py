@@ -22,16 +22,18 @@ from gpuroi.cli import clusters as cluster_commands
 from gpuroi.cli import demo as demo_command
 from gpuroi.cli import extract as extract_commands
 from gpuroi.cli import main
+from gpuroi.cli import pack as pack_command
 from gpuroi.cli import roi as roi_commands
 from gpuroi.cli import volumes as volume_commands
 from gpuroi.cli.app import build_app
 from gpuroi.errors import DataError, GpuroiError
 from gpuroi.workflows import clusters, extract, volumes
+from gpuroi.workflows import pack as pack_workflow
 from gpuroi.workflows.regions import RegionsResult
 from gpuroi.workflows.roi_result import RoiResult
 
 COMMANDS = [
-    "info", "demo", "roi", "regions", "clusters", "extract", "threshold-parcels", "parcellate",
+    "info", "demo", "roi", "regions", "clusters", "extract", "threshold-parcels", "parcellate", "check", "pack",
     "threshold", "smooth", "ttest", "dilate", "label",
 ]  # fmt: skip
 
@@ -45,6 +47,7 @@ PAIRS = {
     "regions": (roi_commands.regions, gpuroi.regions, RegionsResult.save, {"out"}),
     "clusters": (cluster_commands.clusters, clusters.clusters, None, {"out", "overwrite"}),
     "extract": (extract_commands.extract, extract.extract_table, None, set()),
+    "pack": (pack_command.pack, pack_workflow.pack, None, set()),
     "threshold": (volume_commands.threshold, volumes.threshold_image, None, set()),
     "smooth": (volume_commands.smooth, volumes.smooth_image, None, set()),
     "ttest": (volume_commands.ttest, volumes.ttest_image, None, set()),

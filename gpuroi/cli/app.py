@@ -66,7 +66,7 @@ def build_app() -> App:
     """
     from cyclopts import App, Group, Parameter
 
-    from gpuroi.cli import check, clusters, demo, extract, info, parcellate, parcels, roi, volumes
+    from gpuroi.cli import check, clusters, demo, extract, info, pack, parcellate, parcels, roi, volumes
 
     app = App(
         name="gpuroi",
@@ -79,8 +79,9 @@ def build_app() -> App:
         default_parameter=Parameter(negative=()),  # no --no-x unless a flag says so
     )
     groups: tuple[tuple[str, tuple[Any, ...]], ...] = (
-        ("Start here", (info.info, demo.demo, check.check)),
+        ("Start here", (info.info, demo.demo)),
         ("From images to regions", (roi.roi, roi.regions, clusters.clusters, extract.extract)),
+        ("Cohorts", (check.check, pack.pack)),
         ("Parcels", (parcels.threshold_parcels, parcellate.parcellate)),
         ("One step", (volumes.threshold, volumes.smooth, volumes.ttest, volumes.dilate, volumes.label)),
     )
