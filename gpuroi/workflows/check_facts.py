@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpuroi.cohort.participants import Participants
     from gpuroi.domains import VoxelGrid
 
-__all__ = ["cohort_facts"]
+__all__ = ["cohort_facts", "spaced"]
 
 _SHOWN = 5  # ids in a line
 
@@ -65,7 +65,7 @@ def cohort_facts(
         covered = int(summary.covered(min_coverage).sum())
         whole = int(summary.covered(1.0).sum())
         facts.append(
-            ("coverage", f"{_spaced(covered)} voxels in {min_coverage:.0%} of the maps, {_spaced(whole)} in all")
+            ("coverage", f"{spaced(covered)} voxels in {min_coverage:.0%} of the maps, {spaced(whole)} in all")
         )
         facts.append(("outliers", _outlier_text(summary)))
     return facts
@@ -85,7 +85,7 @@ def _grid_text(grid: VoxelGrid, mask: Any) -> str:
     assert grid.affine is not None
     sizes = [f"{size:.2f}" for size in voxel_sizes_mm(grid.affine)]
     told = sizes[0] if len(set(sizes)) == 1 else " x ".join(sizes)
-    inside = f"{'mask' if mask is not None else 'no mask,'} {_spaced(grid.n_elements)} voxels"
+    inside = f"{'mask' if mask is not None else 'no mask,'} {spaced(grid.n_elements)} voxels"
     return f"{'x'.join(str(n) for n in grid.mask.shape)} @ {told} mm, 1 affine, {inside}"
 
 
@@ -105,9 +105,9 @@ def _missing_text(used: Participants, summary: CohortSummary | None) -> str:
     if summary is not None:
         holes = int(summary.nonfinite.sum())
         maps = int((summary.nonfinite > 0).sum())
-        told.append(f"constant voxels: {_spaced(int(summary.constant.sum()))}")
+        told.append(f"constant voxels: {spaced(int(summary.constant.sum()))}")
         told.append(
-            f"non-finite: {_spaced(holes)} voxels in {maps} {'map' if maps == 1 else 'maps'}"
+            f"non-finite: {spaced(holes)} voxels in {maps} {'map' if maps == 1 else 'maps'}"
             if holes
             else "non-finite: 0"
         )
@@ -125,5 +125,6 @@ def _outlier_text(summary: CohortSummary) -> str:
     return f"{count or 'none'}; {span}"
 
 
-def _spaced(n: int) -> str:
+def spaced(n: int) -> str:
+    """Return a number with its thousands apart."""
     return f"{n:,}".replace(",", " ")

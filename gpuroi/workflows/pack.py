@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuroi.errors import OutputError, UsageError
+from gpuroi.workflows.check_facts import spaced
 from gpuroi.workflows.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -51,18 +52,18 @@ class PackResult:
         size, raw = store.bytes_on_disk(), n * v * store.dtype.itemsize
         said = [
             ("packed", f"{self.n_added} maps" + (f", {self.n_known} were there" if self.n_known else "")),
-            ("store", f"{n} x {v:,} {store.dtype}, {size / 1e6:.1f} MB on disk ({raw / 1e6:.1f} MB of values)"),
+            ("store", f"{n} x {spaced(v)} {store.dtype}, {size / 1e6:.1f} MB on disk ({raw / 1e6:.1f} MB of values)"),
         ]
         if store.smoothing_fwhm_mm:
             said.append(("smoothed", f"{store.smoothing_fwhm_mm:g} mm"))
         missing = [n for n in store.missing_per_map if n]
         if missing:
             said.append(
-                ("missing", f"{sum(missing):,} NaN or infinite values in {len(missing)} maps, kept as they are")
+                ("missing", f"{spaced(sum(missing))} NaN or infinite values in {len(missing)} maps, kept as they are")
             )
         error, lost = store.attributes["largest_relative_error"], store.attributes["n_underflows"]
         if error or lost:
-            small = f"; {lost:,} values below its normal range" if lost else ""
+            small = f"; {spaced(lost)} values below its normal range" if lost else ""
             said.append(("rounding", f"largest relative error {error:.2g}{small}"))
         return [*said, ("written", str(store.path))]
 
