@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks import inputs, ours, peers, references
+from benchmarks import inputs, ours, peers, phenotypes, references
 from benchmarks.case import Case, Check
 
 __all__ = ["CASES"]
@@ -12,6 +12,10 @@ __all__ = ["CASES"]
 
 def _one_map(cohort: inputs.Cohort) -> int:
     return 4 * int(cohort.data.shape[1])
+
+
+def _study_bytes(study: phenotypes.Phenotypes) -> int:
+    return int(study.data.nbytes)
 
 
 _Case = partial(Case, subject="permutation")
@@ -56,5 +60,10 @@ CASES: tuple[Case, ...] = (
     _Case(
         "permutation_all", "all of these together, a permutation", inputs.cohort, ours.permutation("all"),
         references.permutation("all"), _TESTED["all"], _one_map, device_batch=True, main=True,
+    ),
+    _Case(
+        "phenotypes", "largest t of each of 500 phenotypes beside covariates", phenotypes.make, phenotypes.ours,
+        phenotypes.reference, {"largest": Check("max_rel", 1e-5, 1e-4)}, _study_bytes,
+        {"nilearn": phenotypes.nilearn}, main=True,
     ),
 )  # fmt: skip
