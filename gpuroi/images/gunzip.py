@@ -141,7 +141,7 @@ def _inflate_one_member(packed: bytes, size: int) -> NDArray[np.uint8] | None:
     module = _deflate()
     try:
         content = module.gzip_decompress(packed, size)  # checks length and CRC
-    except module.DeflateError:
+    except (module.DeflateError, ValueError):  # the latter where not even the header is gzip
         return None
     return np.frombuffer(content, np.uint8) if len(content) == size else None
 
