@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gpuroi.backends.probe import CudaDevice, CudaStatus
 from gpuroi.errors import DataError, GridError, UsageError
 from gpuroi.inference.true_discoveries import hommel_value, true_discovery_proportions
 from gpuroi.nilearn import cluster_level_inference
@@ -218,24 +217,12 @@ def test_default_threshold_warns_and_verbose_says(capsys):
     assert "Hommel's value is" in capsys.readouterr().out
 
 
-@pytest.fixture
-def to_cuda(standin_cupy, monkeypatch):
-    """A switch: from then on "auto" finds the stand-in."""
-
-    def switch():
-        found = CudaStatus(usable=True, devices=(CudaDevice("stand-in", "9.0", 1 << 30, None),))
-        monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: found)
-        monkeypatch.setenv("GPUROI_DEVICE", "cuda")
-
-    monkeypatch.setenv("GPUROI_DEVICE", "cpu")
-    return switch
-
-
 @pytest.mark.kernels
-def test_cuda_gives_the_same(to_cuda):
+def test_cuda_gives_the_same(standin_cuda, monkeypatch):
+    monkeypatch.setenv("GPUROI_DEVICE", "cpu")
     image = nifti(activation())
     expected = cluster_level_inference(image, threshold=[2.0, 3.1]).get_fdata()
-    to_cuda()
+    monkeypatch.setenv("GPUROI_DEVICE", "cuda")
     np.testing.assert_array_equal(cluster_level_inference(image, threshold=[2.0, 3.1]).get_fdata(), expected)
 
 
@@ -279,10 +266,7 @@ def components(mesh, inside):
     return [sorted(piece) for piece in nx.connected_components(graph)]
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.kernels)])
-def test_surface_clusters_follow_the_mesh(surface, request, device):
-    if device == "cuda":
-        request.getfixturevalue("to_cuda")()
+def test_surface_clusters_follow_the_mesh(surface, device):
     result = cluster_level_inference(surface, threshold=2.0)
     for name, values in surface.data.parts.items():
         p = stats.norm.sf(values.ravel())

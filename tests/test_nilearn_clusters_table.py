@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import spatial
 
-from gpuroi.backends.probe import CudaDevice, CudaStatus
 from gpuroi.errors import DataError, UsageError
 from gpuroi.nilearn import get_clusters_table
 
@@ -197,25 +196,13 @@ def test_voxel_volume_of_a_sheared_grid():
     assert get_clusters_table(nifti(values, affine), 3.0)["Cluster Size (mm3)"].tolist() == [8 * 12]
 
 
-@pytest.fixture
-def to_cuda(standin_cupy, monkeypatch):
-    """A switch: from then on "auto" finds the stand-in."""
-
-    def switch():
-        found = CudaStatus(usable=True, devices=(CudaDevice("stand-in", "9.0", 1 << 30, None),))
-        monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: found)
-        monkeypatch.setenv("GPUROI_DEVICE", "cuda")
-
-    monkeypatch.setenv("GPUROI_DEVICE", "cpu")
-    return switch
-
-
 @pytest.mark.kernels
 @pytest.mark.parametrize("two_sided", [False, True])
-def test_cuda_gives_the_same_rows(to_cuda, device_meter, two_sided):
+def test_cuda_gives_the_same_rows(standin_cuda, monkeypatch, device_meter, two_sided):
+    monkeypatch.setenv("GPUROI_DEVICE", "cpu")
     image = nifti(blobs(5), OBLIQUE)
     expected, expected_maps = get_clusters_table(image, 1.0, 3, two_sided, return_label_maps=True)
-    to_cuda()
+    monkeypatch.setenv("GPUROI_DEVICE", "cuda")
     table, maps = get_clusters_table(image, 1.0, 3, two_sided, return_label_maps=True)
     assert len(table) > 3
     pd.testing.assert_frame_equal(table, expected, check_exact=True)
@@ -278,7 +265,8 @@ def test_nothing_found_on_a_surface(surface):
 
 
 @pytest.mark.kernels
-def test_surfaces_on_cuda(surface, to_cuda):
+def test_surfaces_on_cuda(surface, standin_cuda, monkeypatch):
+    monkeypatch.setenv("GPUROI_DEVICE", "cpu")
     expected = get_clusters_table(surface, 1.4, two_sided=True)
-    to_cuda()
+    monkeypatch.setenv("GPUROI_DEVICE", "cuda")
     pd.testing.assert_frame_equal(get_clusters_table(surface, 1.4, two_sided=True), expected, check_exact=True)

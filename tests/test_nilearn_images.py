@@ -357,3 +357,23 @@ class TestSurfaces:
         for name in want.data.parts:
             # nilearn joins the means of the images in float32.
             np.testing.assert_allclose(got.data.parts[name], want.data.parts[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint8, np.int64, ">f4"])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_means_add_in_the_order_of_the_volumes(
+    dtype: Any, n: int, threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUROI_NUM_THREADS", threads)
+    monkeypatch.setattr("gpuroi.nilearn.mean_volume._WORTH_A_THREAD", 100)
+    whole = (100 * np.random.default_rng(n).random((17, 19, 16, n + 1))).astype(dtype)
+    whole[2, 3, 4] = 0
+    for data in (whole[..., :n].copy("F"), whole[..., :n].copy("C"), whole[..., :n], whole[1:-1, 2:, ::2, :n]):
+        total = np.zeros(data.shape[:3])
+        for i in range(n):
+            total += data[..., i]
+        want = (total / n).astype(np.float32 if np.dtype(dtype).newbyteorder("=") == np.float32 else np.float64)
+        got = np.asanyarray(mean_img(Nifti1Image(data, AFFINE, dtype=np.float32), copy_header=True).dataobj)
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(got, want)

@@ -16,7 +16,6 @@ from nilearn import regions as theirs
 from nilearn.exceptions import DimensionError
 from scipy import ndimage
 
-from gpuroi.backends.probe import CudaDevice, CudaStatus
 from gpuroi.errors import DataError, GridError, UsageError
 from gpuroi.nilearn.label_columns import label_columns
 from gpuroi.nilearn.label_signals import img_to_signals_labels, signals_to_img_labels
@@ -24,13 +23,6 @@ from gpuroi.nilearn.label_summaries import STRATEGIES
 
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
 SHAPE = (8, 9, 7)
-
-
-@pytest.fixture
-def standin_cuda(standin_cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in is what the device "cuda" means."""
-    found = (CudaDevice("stand-in", "9.0", 1 << 30, None),)
-    monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: CudaStatus(usable=True, devices=found))
 
 
 def image(data: np.ndarray, affine: np.ndarray = AFFINE) -> nibabel.Nifti1Image:
@@ -345,3 +337,15 @@ def test_nothing_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         img_to_signals_labels(image(run()), image(atlas()))
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (8, 9, 7, 2, 2), (8, 9, 7, 2, 1)])
+def test_volumes_of_other_axes_are_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "run.nii"
+    image(np.ones(shape, np.float32)).to_filename(path)
+    message = f"Expected dimension is 4D and you provided a {len(shape)}D image"
+    if shape[-1] > 1:  # an axis of length 1 at the end of a file is not counted
+        with pytest.raises(DimensionError, match=rf"run\.nii: .*{message}"):
+            img_to_signals_labels(path, image(atlas()))
+    with pytest.raises(DimensionError, match=f"image given as Nifti1Image: .*{message}"):
+        img_to_signals_labels(image(np.ones(shape, np.float32)), image(atlas()))

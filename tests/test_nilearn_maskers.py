@@ -445,8 +445,9 @@ def test_no_report_is_an_honest_error(brain):
         NiftiMasker(brain).fit().generate_report()
 
 
-def test_without_scikit_learn_the_extra_is_named():
+@pytest.mark.parametrize("name", ["NiftiMasker", "NiftiLabelsMasker", "RegionExtractor", "Parcellations"])
+def test_without_scikit_learn_the_extra_is_named(name):
     hidden = "import sys; sys.modules['sklearn'] = sys.modules['sklearn.base'] = None"
-    code = f"{hidden}; from gpuroi.nilearn import NiftiMasker"
+    code = f"{hidden}; from gpuroi.nilearn import {name}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "pip install 'gpuroi[parcellate]'" in done.stderr

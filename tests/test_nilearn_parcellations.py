@@ -21,8 +21,6 @@ from sklearn.base import clone
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.exceptions import NotFittedError
 
-from gpuroi.backends import get_backend
-from gpuroi.backends.probe import CudaDevice, CudaStatus
 from gpuroi.domains import VoxelGrid
 from gpuroi.errors import DataError, UsageError
 from gpuroi.nilearn import NiftiMasker, Parcellations
@@ -33,18 +31,6 @@ SHAPE = (9, 8, 7)
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
 EXACT = ("ward", "complete", "average")
 METHODS = (*EXACT, "kmeans", "rena", "hierarchical_kmeans")
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.kernels)])
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each device in turn; the stand-in has no driver for a probe to find."""
-    if request.param == "cuda":
-        request.getfixturevalue("standin_cupy")
-        found = CudaStatus(usable=True, devices=(CudaDevice("stand-in", "9.0", 1 << 30, None),))
-        monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: found)
-    monkeypatch.setenv("GPUROI_DEVICE", request.param)
-    assert get_backend("auto").name == request.param
-    return str(request.param)
 
 
 def run(n: int = 25, seed: int = 0) -> Any:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from nilearn import regions as theirs
 from nilearn._utils.ndimage import peak_local_max
+from nilearn.exceptions import DimensionError
 from nilearn.regions.signal_extraction import img_to_signals_maps as their_maps_to_signals
 from nilearn.regions.signal_extraction import signals_to_img_maps as their_signals_to_maps
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 
-from gpuroi.backends.probe import CudaDevice, CudaStatus
 from gpuroi.errors import DataError, UsageError
 from gpuroi.nilearn.connected import connected_label_regions, connected_regions
 from gpuroi.nilearn.map_signals import img_to_signals_maps, signals_to_img_maps
@@ -29,13 +29,6 @@ from gpuroi.nilearn.region_seeds import local_maxima, random_walk
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
 BOTH = ("connected_components", "local_regions")
 SMALL = arrays(np.int8, st.tuples(*[st.integers(1, 7)] * 3), elements=st.sampled_from([0, 0, 1, 2, 5]))
-
-
-@pytest.fixture
-def standin_cuda(standin_cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in is what the device "cuda" means."""
-    found = (CudaDevice("stand-in", "9.0", 1 << 30, None),)
-    monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: CudaStatus(usable=True, devices=found))
 
 
 def image(data: np.ndarray, affine: np.ndarray = AFFINE) -> nibabel.Nifti1Image:
@@ -452,6 +445,20 @@ def test_extractor_on_another_grid(target: str) -> None:
     np.testing.assert_allclose(signals, want_signals, rtol=2e-3, atol=1e-4)
     with pytest.raises(DataError, match="do not have the same shape"):
         ours.set_params(resampling_target=None).fit(coarse)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (6, 6, 6, 2, 2), (6, 6, 6, 2, 1)])
+@pytest.mark.parametrize("extract_type", BOTH)
+def test_maps_of_other_axes_are_named(tmp_path: Path, shape: tuple[int, ...], extract_type: str) -> None:
+    path = tmp_path / "maps.nii"
+    image(np.ones(shape, np.float32)).to_filename(path)
+    message = rf"maps\.nii: .*Expected dimension is 4D and you provided a {len(shape)}D image"
+    with pytest.raises(DimensionError, match=message):
+        connected_regions(path, extract_type=extract_type)
+    with pytest.raises(DimensionError, match=f"image given as Nifti1Image: .*{len(shape)}D image"):
+        connected_regions(image(np.ones(shape, np.float32)), extract_type=extract_type)
+    with pytest.raises(DimensionError, match=rf"maps\.nii: .*Expected dimension is 3D .* {len(shape)}D image"):
+        connected_regions(image(np.ones((6, 6, 6), np.float32)), extract_type=extract_type, mask_img=path)
 
 
 def test_extractor_fits_twice_and_keeps_its_threshold() -> None:

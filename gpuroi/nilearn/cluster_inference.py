@@ -16,6 +16,7 @@ from gpuroi.nilearn.background_mask import background_mask
 from gpuroi.nilearn.image_files import new_img_like
 from gpuroi.nilearn.mesh_clusters import MeshLabeller
 from gpuroi.nilearn.niimg import check_niimg_3d, finite_data, image_data, image_name, is_surface
+from gpuroi.nilearn.same_grid import same_grid
 from gpuroi.nilearn.surface_images import check_same_mesh
 from gpuroi.ops import label
 
@@ -123,7 +124,7 @@ def _in_volume(stat_img: Any, mask_img: Any, thresholds: Sequence[float], alpha:
 
 def _mask_on(img: Any, mask_img: Any) -> NDArray[np.bool_]:
     mask = check_niimg_3d(mask_img)
-    if mask.shape != img.shape or not np.allclose(mask.affine, img.affine):
+    if not same_grid(mask, img):
         raise GridError(
             f"{image_name(mask_img)} lies on another grid than {image_name(img)}: shape {mask.shape} and {img.shape}, "
             f"affines\n{mask.affine}\nand\n{img.affine}",

@@ -23,6 +23,7 @@ from gpuroi.nilearn.masking import load_mask_img
 from gpuroi.nilearn.niimg import check_niimg, check_niimg_3d, finite_data, image_name
 from gpuroi.nilearn.region_seeds import local_regions
 from gpuroi.nilearn.resampling import resample_img
+from gpuroi.nilearn.same_grid import same_grid
 from gpuroi.ops.label import label
 
 __all__ = ["connected_label_regions", "connected_regions"]
@@ -66,7 +67,8 @@ def connected_regions(
     UsageError
         Another `extract_type`; a ValueError.
     TypeError
-        If `maps_img` is no image, or `smoothing_fwhm` no number.
+        If `maps_img` is no image, or `smoothing_fwhm` no number; `DimensionError` if `maps_img` is neither 3-D nor 4-D,
+        or `mask_img` not 3-D.
 
     Notes
     -----
@@ -88,6 +90,8 @@ def connected_regions(
     """
     check_types(smoothing_fwhm=smoothing_fwhm)
     img = check_niimg(maps_img, atleast_4d=True)
+    if len(img.shape) != 4:
+        raise exceptions.DimensionError(len(img.shape), 4, image_name(img))
     if extract_type not in _EXTRACT_TYPES:
         raise UsageError(f"'extract_type' must be one of {_EXTRACT_TYPES}.\n'{extract_type}' was provided.")
     if smoothing_fwhm == 0 and extract_type == "local_regions":
@@ -188,8 +192,8 @@ def connected_label_regions(
 
 def _mask_on_grid(mask_img: Any, img: Any) -> NDArray[np.bool_]:
     """Return where the mask is not 0, on the grid of the image."""
-    mask = check_niimg(mask_img)
-    if mask.shape[:3] != img.shape[:3] or not np.allclose(mask.affine, img.affine):
+    mask = check_niimg_3d(mask_img)
+    if not same_grid(mask, img):
         mask = resample_img(
             mask, target_affine=img.affine, target_shape=img.shape[:3], interpolation="nearest", copy_header=True
         )

@@ -25,6 +25,7 @@ from gpuroi.nilearn.niimg import (
     is_surface,
 )
 from gpuroi.nilearn.resampling import resample_img
+from gpuroi.nilearn.same_grid import same_grid
 from gpuroi.nilearn.surface_images import check_same_mesh, finite_parts, surface_like
 from gpuroi.nilearn.volume_batches import apply_to_volumes
 from gpuroi.ops import peak_bytes, percentile_cutoff, threshold
@@ -220,7 +221,7 @@ def _mask_of(mask_img: Any, img: Any) -> NDArray[np.bool_]:
     if not isinstance(mask_img, str | os.PathLike) and not is_image(mask_img):
         raise TypeError(f"'mask' must be of type(s): 'Nifti1Image, str, Path'.\nGot: '{type(mask_img).__name__}'")
     mask = check_niimg_3d(mask_img)
-    if mask.shape[:3] != img.shape[:3] or not np.allclose(mask.affine, img.affine):
+    if not same_grid(mask, img):
         mask = resample_img(mask, target_affine=img.affine, target_shape=img.shape[:3], interpolation="nearest")
     inside, _ = load_mask_img(mask)
     return np.asarray(inside)

@@ -8,18 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuroi.backends.threads import run_blocks
-from gpuroi.errors import DataError, GridError, UsageError
+from gpuroi.errors import DataError, UsageError
 from gpuroi.nilearn import exceptions
 from gpuroi.nilearn.argument_checks import check_types, n_threads_of
 from gpuroi.nilearn.image_files import new_img_like
 from gpuroi.nilearn.label_columns import label_columns
 from gpuroi.nilearn.label_summaries import STRATEGIES, summarise
-from gpuroi.nilearn.niimg import as_list, check_niimg_3d, check_niimg_4d, finite_data, image_name
+from gpuroi.nilearn.niimg import as_list, check_niimg, check_niimg_3d, check_niimg_4d, finite_data, image_name
+from gpuroi.nilearn.same_grid import check_same_space
 from gpuroi.nilearn.volume_series import VolumeSeries, open_series
 
-__all__ = ["check_same_space", "img_to_signals_labels", "open_4d", "signals_to_img_labels"]
-
-_SAME_AFFINE = 1000 * float(np.finfo(np.float32).eps)
+__all__ = ["img_to_signals_labels", "open_4d", "signals_to_img_labels"]
 
 
 def img_to_signals_labels(
@@ -205,24 +204,20 @@ def open_4d(imgs: Any) -> VolumeSeries:
     if isinstance(imgs, list | tuple):
         check_niimg_4d(imgs[:1])  # those of a list have the same number of axes, or `open_series` raises
         return open_series(imgs)
-    series = open_series(imgs)
+    try:
+        series = open_series(imgs)
+    except DataError:
+        _check_four_axes(imgs)
+        raise
     if not series.is_4d:
-        raise exceptions.DimensionError(3, 4, series.name)
+        _check_four_axes(imgs)
     return series
 
 
-def check_same_space(a: Any, b: Any, a_name: str = "", b_name: str = "") -> None:
-    """Raise GridError unless two images (anything with a shape and an affine) have the same voxels."""
-    between = f" ({a_name}, {b_name})" if a_name or b_name else ""
-    if tuple(a.shape[:3]) != tuple(b.shape[:3]):
-        raise GridError(
-            f"Images have incompatible shapes.{between} {tuple(a.shape[:3])} and {tuple(b.shape[:3])}",
-            "resample one of them to the grid of the other first",
-        )
-    if np.shape(a.affine) != np.shape(b.affine) or not np.abs(a.affine - b.affine).max() <= _SAME_AFFINE:
-        raise GridError(
-            f"Images have different affine matrices.{between}", "resample one of them to the grid of the other first"
-        )
+def _check_four_axes(imgs: Any) -> None:
+    img = check_niimg(imgs)
+    if len(img.shape) != 4:
+        raise exceptions.DimensionError(len(img.shape), 4, image_name(img))
 
 
 def _inside(target: Any, atlas_img: Any, mask_img: Any) -> NDArray[np.bool_] | None:

@@ -143,20 +143,19 @@ def _of_rows(
 ) -> tuple[NDArray[np.float64], bool]:
     """Summarise rows (n, w), and say whether some values were not finite; for medians they are sorted by region."""
     rows = np.ascontiguousarray(rows)
-    sums = _sums(backend, rows, column, n_regions)
+    sums, sizes = _sums(backend, rows, column, n_regions)
     replaced = False
     if not np.isfinite(sums).all():  # the sums say where to look: a value that is not finite leaves none that is
         broken = ~np.isfinite(rows) & (column > 0)
         replaced = bool(broken.any())  # else the sums of finite values are beyond float64
         rows = np.where(broken, rows.dtype.type(0), rows)
-        sums = _sums(backend, rows, column, n_regions)
+        sums, _ = _sums(backend, rows, column, n_regions)
     if strategy == "sum":
         return sums, replaced
     if strategy in ("minimum", "maximum"):
         return _extremes(rows, column, n_regions, strategy), replaced
     if strategy == "median":
         return _medians(rows, column), replaced
-    sizes = np.bincount(column, minlength=n_regions + 1)[1:]
     means = sums / sizes
     if strategy == "mean":
         return means, replaced
@@ -164,9 +163,12 @@ def _of_rows(
     return (variance if strategy == "variance" else np.sqrt(variance)), replaced
 
 
-def _sums(backend: Backend, rows: NDArray[Any], column: NDArray[np.int32], n_regions: int) -> NDArray[np.float64]:
-    sums, _ = backend.label_sums(backend.asarray(rows), backend.asarray(column), n_regions)
-    return np.asarray(backend.to_numpy(sums))
+def _sums(
+    backend: Backend, rows: NDArray[Any], column: NDArray[np.int32], n_regions: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the sums (n, n_regions) and the voxels of each region."""
+    sums, sizes = backend.label_sums(backend.asarray(rows), backend.asarray(column), n_regions)
+    return np.asarray(backend.to_numpy(sums)), np.asarray(backend.to_numpy(sizes))
 
 
 def _deviations(

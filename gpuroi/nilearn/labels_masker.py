@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuroi.errors import DataError, GridError, UsageError
+from gpuroi.errors import DataError, UsageError
 from gpuroi.nilearn import exceptions
 from gpuroi.nilearn.image_smoothing import smooth_img
 from gpuroi.nilearn.label_signals import img_to_signals_labels, signals_to_img_labels
 from gpuroi.nilearn.lookup_table import atlas_table, labels_of, rows_of
-from gpuroi.nilearn.masker import BaseMasker, check_frames, check_mask, data_dtype, same_grid
+from gpuroi.nilearn.masker import BaseMasker, check_frames, check_mask, data_dtype
 from gpuroi.nilearn.niimg import check_niimg, check_niimg_3d, image_data
 from gpuroi.nilearn.resampling import resample_img
+from gpuroi.nilearn.same_grid import check_same_fov, same_grid
 from gpuroi.nilearn.scikit_learn import check_array, check_is_fitted
 from gpuroi.nilearn.volume_series import VolumeSeries, open_series
 
@@ -266,7 +267,7 @@ class NiftiLabelsMasker(BaseMasker):
         self.__dict__.pop("region_atlas_", None)
         series = None if imgs is None else open_series(imgs)
         if self.resampling_target is None:
-            _check_same_fov(labels=self.labels_img_, mask=self.mask_img_, data=series)
+            check_same_fov({"labels": self.labels_img_, "mask": self.mask_img_, "data": series})
         if self.resampling_target == "data" and series is not None and not same_grid(series, self.labels_img_):
             self._say("fit", "Resampling regions")
             self.labels_img_ = self._resampled_labels(series)
@@ -356,16 +357,3 @@ def _resampled_mask(mask: Any, like: Any) -> Any:
 
 def _nearest(img: Any, like: Any) -> Any:
     return resample_img(img, target_affine=like.affine, target_shape=like.shape[:3], interpolation="nearest")
-
-
-def _check_same_fov(**images: Any) -> None:
-    given = [(name, image) for name, image in images.items() if image is not None]
-    errors = []
-    for i, (a_name, a) in enumerate(given):
-        for b_name, b in given[i + 1 :]:
-            if tuple(a.shape[:3]) != tuple(b.shape[:3]):
-                errors.append(f"- {a_name} and {b_name} do not have the same shape")
-            if not np.allclose(a.affine, b.affine):
-                errors.append(f"- {a_name} and {b_name} do not have the same affine")
-    if errors:
-        raise GridError("Following field of view errors were detected:\n" + "\n".join(errors))

@@ -13,8 +13,9 @@ from gpuroi.errors import DataError
 from gpuroi.nilearn import exceptions
 from gpuroi.nilearn.argument_checks import check_types
 from gpuroi.nilearn.image_files import new_img_like
-from gpuroi.nilearn.label_signals import check_same_space, open_4d
+from gpuroi.nilearn.label_signals import open_4d
 from gpuroi.nilearn.niimg import check_niimg_3d, check_niimg_4d, finite_data, image_data, image_name
+from gpuroi.nilearn.same_grid import check_same_space
 from gpuroi.nilearn.volume_series import VolumeSeries
 
 __all__ = ["img_to_signals_maps", "signals_to_img_maps"]

@@ -18,7 +18,7 @@ from gpuroi.nilearn.image_files import new_img_like
 from gpuroi.nilearn.niimg import as_list, check_niimg, finite_data, image_data, image_name, is_image, is_volume_input
 from gpuroi.nilearn.scikit_learn import BaseEstimator, InputTags, Memory, TransformerMixin, check_is_fitted
 
-__all__ = ["BaseMasker", "check_frames", "check_images", "check_mask", "data_dtype", "in_dtype", "same_grid"]
+__all__ = ["BaseMasker", "check_frames", "check_images", "check_mask", "data_dtype", "in_dtype"]
 
 _CHECKED = (  # those of these names that an estimator has
     "detrend",
@@ -307,11 +307,6 @@ def check_mask(mask: Any) -> Any:
     if not image_data(mask).any():
         raise DataError(f"The mask is invalid as it is empty: it masks all data. ({image_name(mask)})")
     return mask
-
-
-def same_grid(a: Any, b: Any) -> bool:
-    """Have two images the same voxels?"""
-    return bool(a.shape[:3] == b.shape[:3] and np.allclose(a.affine, b.affine))
 
 
 def data_dtype(imgs: Any) -> np.dtype[Any]:

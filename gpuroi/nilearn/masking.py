@@ -11,12 +11,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from gpuroi.backends import get_backend
 from gpuroi.backends.threads import n_threads, run_blocks
-from gpuroi.errors import DataError, GridError, UsageError
+from gpuroi.errors import DataError, UsageError
 from gpuroi.nilearn.argument_checks import check_types
 from gpuroi.nilearn.image_files import new_img_like
 from gpuroi.nilearn.mask_cleaning import largest_connected_component
 from gpuroi.nilearn.masked_rows import masked_series
 from gpuroi.nilearn.niimg import check_niimg_3d, finite_data, image_name, is_surface, is_volume_input
+from gpuroi.nilearn.same_grid import check_same_fov
 from gpuroi.nilearn.surface_images import all_surfaces, surface_data
 from gpuroi.nilearn.surface_masks import load_surface_mask, surface_series, unmask_surface
 
@@ -170,7 +171,8 @@ def intersect_masks(mask_imgs: Any, threshold: float = 0.5, connected: bool = Tr
     if others:
         raise TypeError(f"All masks must be a 3D Niimg-like object. Got: {', '.join(others)}.")
     opened = [check_niimg_3d(mask) for mask in masks]
-    _check_same_fov(opened)
+    grids = {f"img_#{i} ({image_name(mask)})": mask for i, mask in enumerate(opened)}
+    check_same_fov(grids, "resample the masks to one grid first")
     counts = _counts(opened)
     # 1 is the intersection: more than (n - a little) of n.
     backend = get_backend("auto")
@@ -270,21 +272,6 @@ def _counts(masks: Sequence[Any]) -> NDArray[np.int32]:
         for mask in loaded.values():
             total += mask
     return total
-
-
-def _check_same_fov(images: Sequence[Any]) -> None:
-    first = images[0]
-    errors = []
-    for i, image in enumerate(images[1:], start=1):
-        if image.shape[:3] != first.shape[:3]:
-            errors.append(f"- img_#0 and img_#{i} ({image_name(image)}) do not have the same shape")
-        if not np.allclose(image.affine, first.affine):
-            errors.append(f"- img_#0 and img_#{i} ({image_name(image)}) do not have the same affine")
-    if errors:
-        raise GridError(
-            "Following field of view errors were detected:\n" + "\n".join(errors),
-            "resample the masks to one grid first",
-        )
 
 
 # --------------------------------------------------------------------------- rows to volumes

@@ -51,7 +51,7 @@ def mean_volume(series: VolumeSeries) -> NDArray[Any]:
     -------
     array, shape (X, Y, Z), the caller's own
         float32 for float32 volumes, else float64; a 3-D image keeps its type. Sums are float64, added in the order of
-        the volumes, whatever the number of threads.
+        the volumes, whatever the number of threads; in NumPy's order where float64 values of a voxel lie together.
 
     Raises
     ------
@@ -72,23 +72,45 @@ def mean_volume(series: VolumeSeries) -> NDArray[Any]:
 def _mean(series: VolumeSeries) -> NDArray[Any]:
     array = series.array
     dtype = np.float32 if series.dtype == np.float32 else np.float64
+    if array is not None and array.ndim == 4 and array.dtype.isnative and _is_known(array.dtype):
+        if array.flags.f_contiguous:
+            return _mean_of_volumes(array, dtype)
+        if array.strides[3] == array.itemsize:
+            return _mean_of_voxels(array, dtype)
     total = np.zeros(series.shape[::-1]).T  # x fastest, as volumes are
     with np.errstate(invalid="ignore", over="ignore"):
-        if array is not None and array.ndim == 4 and array.strides[3] == array.itemsize:
-            _add_along(array, total)
-        else:
-            _add_up(series, total)
+        _add_up(series, total)
         total /= len(series)
         return total.astype(dtype)
 
 
-def _add_along(array: NDArray[Any], total: NDArray[np.float64]) -> None:
-    """Sum over the last axis, along which the values of a voxel lie together."""
+def _mean_of_volumes(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Return the mean of volumes that lie one after the other; each thread has its own part of all of them."""
+    from gpuroi.backends.kernels.running_sums import mean_of_rows
 
-    def add(start: int, stop: int) -> None:
-        np.add.reduce(array[start:stop], axis=3, dtype=np.float64, out=total[start:stop])
+    mean = np.empty(array.shape[2::-1], dtype)
+    rows, flat = array.T.reshape(array.shape[3], -1), mean.reshape(-1)
+    run_blocks(lambda start, stop: mean_of_rows(rows, flat, start, stop), flat.size, least=_WORTH_A_THREAD)
+    return mean.T
 
-    run_blocks(add, len(array))
+
+def _mean_of_voxels(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Return the mean over the last axis, along which the values of a voxel lie together."""
+    from gpuroi.backends.kernels.running_sums import mean_of_columns
+
+    mean = np.empty(array.shape[:3], dtype)
+
+    def part(start: int, stop: int) -> None:
+        if array.dtype == np.float64:  # NumPy adds these in pairs, and so does nilearn, whose digits are kept
+            with np.errstate(invalid="ignore", over="ignore"):
+                np.add.reduce(array[start:stop], axis=3, out=mean[start:stop])
+                mean[start:stop] /= array.shape[3]
+            return
+        for x in range(start, stop):  # a slab is a copy only where the array is a cut-out
+            mean_of_columns(array[x].reshape(-1, array.shape[3]), mean[x].reshape(-1))
+
+    run_blocks(part, len(mean))
+    return mean
 
 
 def _add_up(series: VolumeSeries, total: NDArray[np.float64]) -> None:
@@ -111,5 +133,9 @@ def _add_up(series: VolumeSeries, total: NDArray[np.float64]) -> None:
 
 def _flat(volume: NDArray[Any]) -> NDArray[Any]:
     """Return values with x fastest, in a type that the kernel knows."""
-    known = volume.dtype.kind in "iu" or volume.dtype.newbyteorder("=") in (np.float32, np.float64)
-    return np.ascontiguousarray(volume.T, volume.dtype.newbyteorder("=") if known else np.float64).reshape(-1)
+    dtype = volume.dtype.newbyteorder("=") if _is_known(volume.dtype) else np.float64
+    return np.ascontiguousarray(volume.T, dtype).reshape(-1)
+
+
+def _is_known(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "iu" or dtype.newbyteorder("=") in (np.float32, np.float64)

@@ -17,6 +17,7 @@ from gpuroi.images import Image, open_image
 from gpuroi.images.headers import check_dtype
 from gpuroi.images.stores import unreadable
 from gpuroi.nilearn import exceptions
+from gpuroi.nilearn.same_grid import same_grid
 
 __all__ = [
     "as_list",
@@ -344,7 +345,7 @@ def _member(images: list[Any] | tuple[Any, ...], index: int, ndim: int | None) -
 
 
 def _check_same_grid(index: int, given: Any, img: Any, first: Any) -> None:
-    if img.shape[:3] == first.shape[:3] and np.allclose(img.affine, first.affine):
+    if same_grid(img, first):
         return
     raise GridError(
         f"Field of view of image #{index} ({image_name(given)}) is different from reference FOV.\n"

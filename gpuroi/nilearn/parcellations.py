@@ -20,14 +20,8 @@ from gpuroi.nilearn.masker import in_dtype
 from gpuroi.nilearn.niimg import check_niimg, image_data, is_image, is_surface
 from gpuroi.nilearn.parcellation_learning import METHODS, clusters, explained_by, group_components, reduced_series
 from gpuroi.nilearn.parcellation_masker import SurfaceSignals, embedded_masker, neighbour_graph, neighbour_matrix
+from gpuroi.nilearn.scikit_learn import BaseEstimator, InputTags, TransformerMixin, check_is_fitted
 from gpuroi.nilearn.surface_masks import surface_series
-from gpuroi.parcels.scikit_learn import need_scikit_learn
-
-need_scikit_learn("Parcellations")  # before the imports below, which say less
-
-from sklearn.base import BaseEstimator, TransformerMixin  # noqa: E402
-from sklearn.utils import InputTags  # noqa: E402
-from sklearn.utils.validation import check_is_fitted  # noqa: E402
 
 __all__ = ["Parcellations"]
 

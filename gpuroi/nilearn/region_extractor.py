@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import ClassNamePrefixFeaturesOutMixin
-from sklearn.utils.validation import check_array, check_is_fitted
 
-from gpuroi.errors import DataError, GridError, UsageError
+from gpuroi.errors import DataError, UsageError
 from gpuroi.nilearn import exceptions
 from gpuroi.nilearn.argument_checks import check_types
 from gpuroi.nilearn.connected import connected_regions
@@ -19,9 +17,11 @@ from gpuroi.nilearn.image_files import new_img_like
 from gpuroi.nilearn.image_smoothing import smooth_img
 from gpuroi.nilearn.image_threshold import threshold_img
 from gpuroi.nilearn.map_signals import img_to_signals_maps, signals_to_img_maps
-from gpuroi.nilearn.masker import BaseMasker, check_frames, check_mask, data_dtype, same_grid
+from gpuroi.nilearn.masker import BaseMasker, check_frames, check_mask, data_dtype
 from gpuroi.nilearn.niimg import check_niimg, check_niimg_4d, finite_data, image_data
 from gpuroi.nilearn.resampling import resample_img
+from gpuroi.nilearn.same_grid import check_same_fov, same_grid
+from gpuroi.nilearn.scikit_learn import ClassNamePrefixFeaturesOutMixin, check_array, check_is_fitted
 from gpuroi.nilearn.volume_series import open_series
 
 __all__ = ["RegionExtractor"]
@@ -274,7 +274,7 @@ class RegionExtractor(ClassNamePrefixFeaturesOutMixin, BaseMasker):  # type: ign
         self.maps_img_ = self.regions_img_
         series = None if imgs is None else open_series(imgs)
         if self.resampling_target is None:
-            _check_same_fov(maps=self.maps_img_, mask=self.mask_img_, data=series)
+            check_same_fov({"maps": self.maps_img_, "mask": self.mask_img_, "data": series})
         reference = {"data": series, "mask": self.mask_img_, "maps": self.maps_img_}.get(str(self.resampling_target))
         if reference is None:
             return
@@ -293,7 +293,7 @@ class RegionExtractor(ClassNamePrefixFeaturesOutMixin, BaseMasker):  # type: ign
         """Return regions and mask on the grid of images, if it is the one that counts; the fitted ones stay."""
         maps, mask = self.maps_img_, self.mask_img_
         if self.resampling_target is None:
-            _check_same_fov(maps=maps, data=series, mask=mask)
+            check_same_fov({"maps": maps, "data": series, "mask": mask})
         if self.resampling_target == "maps" and not same_grid(maps, series):
             exceptions.warn(
                 "Resampling images at transform time...\nTo avoid this warning, make sure to resample the images you "
@@ -368,16 +368,3 @@ def _resampled_mask(mask: Any, reference: Any) -> Any:
     return check_mask(
         resample_img(mask, target_affine=reference.affine, target_shape=reference.shape[:3], interpolation="nearest")
     )
-
-
-def _check_same_fov(**images: Any) -> None:
-    given = [(name, image) for name, image in images.items() if image is not None]
-    errors = []
-    for i, (a, first) in enumerate(given):
-        for b, second in given[i + 1 :]:
-            if tuple(first.shape[:3]) != tuple(second.shape[:3]):
-                errors.append(f"- {a} and {b} do not have the same shape")
-            if not np.allclose(first.affine, second.affine):
-                errors.append(f"- {a} and {b} do not have the same affine")
-    if errors:
-        raise GridError("Following field of view errors were detected:\n" + "\n".join(errors))

@@ -17,6 +17,7 @@ from gpuroi.nilearn.masking import load_mask_img, masked_series
 from gpuroi.nilearn.mean_volume import mean_volume
 from gpuroi.nilearn.niimg import check_niimg, check_niimg_3d, is_surface
 from gpuroi.nilearn.resampling import resample_img
+from gpuroi.nilearn.same_grid import same_grid
 from gpuroi.nilearn.surface_images import surface_data, surface_like
 from gpuroi.nilearn.surface_masks import surface_series
 from gpuroi.nilearn.volume_series import open_series
@@ -213,7 +214,7 @@ def _tested(stat_img: Any, mask_img: Any) -> NDArray[Any]:
 
 def _mask_on_grid(mask_img: Any, img: Any) -> NDArray[np.bool_]:
     mask = check_niimg_3d(mask_img)
-    if mask.shape[:3] != img.shape[:3] or not np.allclose(mask.affine, img.affine):
+    if not same_grid(mask, img):
         mask = resample_img(mask, target_affine=img.affine, target_shape=img.shape[:3], interpolation="nearest")
     inside: NDArray[np.bool_] = load_mask_img(mask)[0]
     return inside

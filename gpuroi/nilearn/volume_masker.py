@@ -20,6 +20,7 @@ from gpuroi.nilearn.masker import BaseMasker, check_frames, data_dtype
 from gpuroi.nilearn.masking import load_mask_img, masked_series, unmask
 from gpuroi.nilearn.niimg import check_niimg, image_data
 from gpuroi.nilearn.resampling import resample_img
+from gpuroi.nilearn.same_grid import same_grid
 from gpuroi.nilearn.scikit_learn import ClassNamePrefixFeaturesOutMixin, check_is_fitted
 from gpuroi.nilearn.template_mask import compute_brain_mask
 from gpuroi.nilearn.volume_series import open_series
@@ -167,7 +168,7 @@ class NiftiMasker(ClassNamePrefixFeaturesOutMixin, BaseMasker):  # type: ignore[
         series = open_series(imgs)
         check_frames(imgs, len(series))
         mask_img, source = self.mask_img_, series
-        if series.shape != mask_img.shape[:3] or not np.allclose(series.affine, mask_img.affine):
+        if not same_grid(series, mask_img):
             exceptions.warn(
                 "imgs are being resampled to the mask_img resolution. This process is memory intensive. You might want "
                 "to provide a target_affine that is equal to the affine of the imgs or resample the mask beforehand to "
