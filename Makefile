@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+TEST_JOBS ?= 2
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
@@ -34,7 +35,7 @@ demo: $(VENV)/.installed-report ## generate data, find regions in them and in a 
 		'More to try: $(DEMO)/README.md'
 
 test: $(VENV)/.installed-test ## run the tests and the examples in the docstrings; PYTEST_ARGS='-k label'
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-lint ## check style, types, layers and Dockerfiles
 	$(BIN)/ruff check .

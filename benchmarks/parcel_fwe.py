@@ -40,6 +40,7 @@ ATLASES = {
     "Harvard-Oxford cortical": "HarvardOxford-cort-maxprob-thr25-2mm.nii.gz",
     "Yeo 17, split": "Yeo_17_Liberal_2mm_split.nii.gz",
 }
+_FINE = 1000
 _EVERY = 3  # every third voxel along each axis: 6 mm, so that the noise is made in a minute
 _FWHM_MM = 15.0
 _SUBJECTS = 20
@@ -99,7 +100,20 @@ def read_atlases(folder: Path) -> dict[str, tuple[NDArray[np.int32], NDArray[np.
         image = open_image(folder / file)
         affine = image.affine @ np.diag([_EVERY, _EVERY, _EVERY, 1.0])
         found[name] = (np.ascontiguousarray(read_labels(image)[::_EVERY, ::_EVERY, ::_EVERY]), affine)
+    labels, affine = found["Schaefer 200"]
+    found[f"{_FINE} seeds in Schaefer's cortex"] = (_around_seeds(labels > 0, _FINE), affine)
     return found
+
+
+def _around_seeds(inside: NDArray[np.bool_], n: int) -> NDArray[np.int32]:
+    """Each voxel inside to the nearest of n random ones: as fine as the finest atlases are."""
+    from scipy.spatial import cKDTree
+
+    place = np.argwhere(inside)
+    seeds = np.random.default_rng(_SEED).choice(place, n, replace=False)
+    labels = np.zeros(inside.shape, np.int32)
+    labels[inside] = 1 + cKDTree(seeds).query(place)[1]
+    return labels
 
 
 def made_up_atlas() -> tuple[NDArray[np.int32], NDArray[np.float64]]:
