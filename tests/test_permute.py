@@ -242,7 +242,7 @@ def test_results_do_not_depend_on_batches_blocks_or_threads(monkeypatch):
     base = permutation_test(y, x, [0, 1, 0, 0], **options)
     for batch, block, jobs in ((64, 8192, 1), (64, 700, 2), (17, 1111, 3)):
         monkeypatch.setattr("gpuroi.inference.permutation_run.BATCH", batch)
-        monkeypatch.setattr("gpuroi.inference.permutation_run.block_of", lambda n, block=block: block)
+        monkeypatch.setattr("gpuroi.inference.permutation_run.product_block", lambda *_, block=block: block)
         other = permutation_test(y, x, [0, 1, 0, 0], n_jobs=jobs, **options)
         for name in ("p", "p_fwe", "p_fdr", "tfce_p_fwe", "cluster_labels"):
             np.testing.assert_array_equal(getattr(other, name), getattr(base, name))

@@ -18,7 +18,16 @@ from gpuroi.inference.correct import fdr
 from gpuroi.inference.design import Partition
 from gpuroi.inference.heteroscedastic import GroupVariances
 from gpuroi.inference.plan import StatisticsPlan
-from gpuroi.inference.projection import BATCH, Projection, Rearranged, Source, block_of, for_each_block, residuals
+from gpuroi.inference.projection import (
+    BATCH,
+    Projection,
+    Rearranged,
+    Source,
+    block_of,
+    for_each_block,
+    product_block,
+    residuals,
+)
 from gpuroi.inference.rearrange import Rearrangements
 from gpuroi.inference.result import PermutationResult, PermutationState
 from gpuroi.inference.sign_flip_group import GroupFlips, SignFlipGroup
@@ -60,8 +69,7 @@ class PermutationRun:
         self.batch = BATCH
         self.statistic: Array | None = None  # v or G, where `observed` is its z
         if variance_groups is None:
-            in_blocks = backend.name == "cpu" or scratch is not None
-            block = block_of(len(part.z)) if in_blocks else max(1, self.e.shape[1])
+            block = product_block(backend, self.e)
             projection = Projection.of(part, method, flips=flips)
             e = self.e if method != "ter-braak" else self._full_model_residuals(data)
             self.source: Source = Rearranged(backend, e, projection, BATCH, block)

@@ -16,7 +16,7 @@ from gpuroi.inference.columns import ColumnSource
 from gpuroi.inference.design import decompose
 from gpuroi.inference.permute import place, scratch_folder
 from gpuroi.inference.phenotype_tally import PhenotypeResult, PhenotypeTally
-from gpuroi.inference.projection import block_of, for_each_part, parts_of, residuals, without_constant
+from gpuroi.inference.projection import columns_of, for_each_part, parts_of, product_block, residuals, without_constant
 from gpuroi.inference.rearrange import Rearrangements, make_rearrangements
 
 if TYPE_CHECKING:
@@ -253,8 +253,7 @@ class _Run:
         found.n_left_out[test.columns] = int((~kept).sum())
         found.n[test.columns], found.df[test.columns] = len(test.z), test.df
         self.nuisance = test.z if flips else without_constant(test.z)
-        in_blocks = backend.name == "cpu" or not backend.owns(e)
-        self.parts = parts_of(e.shape[1], block_of(len(test.z)) if in_blocks else max(1, e.shape[1]))
+        self.parts = parts_of(e.shape[1], product_block(backend, e))
 
     def observe(self, report: Callable[[], None]) -> None:
         """Statistics of the phenotypes as they are: the largest, the histogram, the maps."""
@@ -310,8 +309,7 @@ class _Run:
         return np.asarray(backend.to_numpy(most), np.float64)  # sync: reads k p maxima
 
     def _residuals(self, part: slice) -> Array:
-        e = self.e[:, part]
-        return e if self.backend.owns(e) else self.backend.asarray(e)
+        return columns_of(self.backend, self.e, part)
 
 
 def _among(rows: NDArray[np.int32], present: NDArray[np.bool_]) -> NDArray[np.int32]:

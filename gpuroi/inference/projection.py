@@ -35,9 +35,11 @@ __all__ = [
     "Source",
     "Spanned",
     "block_of",
+    "columns_of",
     "for_each_block",
     "for_each_part",
     "parts_of",
+    "product_block",
     "residuals",
     "without_constant",
 ]
@@ -200,8 +202,7 @@ class Rearranged:
 
     def residuals(self, part: slice) -> Array:
         """Residuals of a block of elements, on the device."""
-        e = self.e[:, part]
-        return self.backend.asarray(e) if isinstance(self.e, StoredColumns) else e
+        return columns_of(self.backend, self.e, part)
 
 
 def residuals(
@@ -284,6 +285,18 @@ def residuals(
     else:
         e = xp.ascontiguousarray(e[:, where])
     return e, kept, along[:, where], lengths[where]
+
+
+def columns_of(backend: Backend, e: Array | StoredColumns, part: slice) -> Array:
+    """Return some columns of a matrix, on the device: in memory they are a view."""
+    columns = e[:, part]
+    return backend.asarray(columns) if isinstance(e, StoredColumns) else columns
+
+
+def product_block(backend: Backend, e: Array | StoredColumns) -> int:
+    """Return how many elements of residuals (n, w) a product takes: all of them where they lie on a device."""
+    n, w = e.shape
+    return block_of(n) if backend.name == "cpu" or isinstance(e, StoredColumns) else max(1, w)
 
 
 def parts_of(n: int, block: int) -> list[slice]:
