@@ -17,7 +17,6 @@ from gpuroi.cohort.grid_check import HasMaps, in_threads, read_grid
 from gpuroi.cohort.maps import MapReader
 from gpuroi.cohort.store import FORMAT, MapStore, attributes_checksum, open_store
 from gpuroi.cohort.store_files import (
-    as_output_error,
     check_target,
     checked_target,
     only_writer,
@@ -27,6 +26,7 @@ from gpuroi.cohort.store_files import (
 )
 from gpuroi.cohort.store_layout import CHUNK_COLUMNS, CHUNK_ROWS, need_zarr, shard_columns
 from gpuroi.errors import DataError, UsageError
+from gpuroi.images.write import as_output_error
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gpuroi.errors import OutputError
+from gpuroi.images.write import as_output_error
 
 __all__ = [
-    "as_output_error",
     "check_target",
     "checked_target",
     "only_writer",
@@ -92,20 +92,6 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
-
-
-@contextmanager
-def as_output_error(target: Path) -> Iterator[None]:
-    """Turn errors of the file system into `OutputError`."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"{target}: cannot be written: {error.strerror or error}",
-            "check the free space and your permissions, or choose another place",
-        ) from error
 
 
 def put_shards(new: Path, old: Path) -> None:

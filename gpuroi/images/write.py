@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from gpuroi.images.read import Image
 
-__all__ = ["save_image", "staged_file", "staged_files", "staged_folder", "write_json", "write_tsv"]
+__all__ = ["as_output_error", "save_image", "staged_file", "staged_files", "staged_folder", "write_json", "write_tsv"]
 
 _GZIP_LEVEL = 1  # as nibabel: on float maps 6 takes 1.2 to 2.5 times as long and saves 2 to 10 %
 _NIFTI1_LONGEST_AXIS = 32767
@@ -55,13 +55,13 @@ def staged_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     target = _resolved(path)
     _check_folder(target, overwrite)
     staged = _beside(target, "partial")
-    with _as_output_error(target):
+    with as_output_error(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         staged.mkdir()
     try:
         yield staged
         _check_folder(target, overwrite)  # somebody else may have been faster
-        with _as_output_error(target):
+        with as_output_error(target):
             _put_in_place([(staged, target)])
     finally:
         shutil.rmtree(staged, ignore_errors=True)  # no longer there if all went well
@@ -178,7 +178,7 @@ def save_image(
     stored = _stored_dtype(data, dtype, target.name)
     header = _header(data.shape, stored, np.asarray(affine, dtype=np.float64), like)
     targets = [target] if sidecar is None else [target, target.with_name(f"{stem[1]}.json")]
-    with _staged_files(targets, overwrite) as staged, _as_output_error(target):
+    with _staged_files(targets, overwrite) as staged, as_output_error(target):
         with staged[0].open("wb") as file:
             if stem[2]:
                 with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_GZIP_LEVEL, mtime=0) as packed:
@@ -199,7 +199,7 @@ def write_json(path: str | os.PathLike[str], obj: Any, *, overwrite: bool = Fals
         If the file exists already or cannot be written.
     """
     target, text = _resolved(path), _json_text(obj)
-    with _staged_files([target], overwrite) as (staged,), _as_output_error(target):
+    with _staged_files([target], overwrite) as (staged,), as_output_error(target):
         staged.write_text(text, encoding="utf-8", newline="\n")
     return target
 
@@ -213,7 +213,7 @@ def write_tsv(path: str | os.PathLike[str], table: pd.DataFrame, *, overwrite: b
         If the file exists already or cannot be written.
     """
     target = _resolved(path)
-    with _staged_files([target], overwrite) as (staged,), _as_output_error(target):
+    with _staged_files([target], overwrite) as (staged,), as_output_error(target):
         table.to_csv(staged, sep="\t", na_rep="n/a", index=False, lineterminator="\n", encoding="utf-8")
     return target
 
@@ -222,13 +222,13 @@ def write_tsv(path: str | os.PathLike[str], table: pd.DataFrame, *, overwrite: b
 def _staged_files(targets: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
     _check_files(targets, overwrite)
     staged = [_beside(target, "partial") for target in targets]
-    with _as_output_error(targets[0]):
+    with as_output_error(targets[0]):
         targets[0].parent.mkdir(parents=True, exist_ok=True)
         _check_writable(targets[0].parent)
     try:
         yield staged
         _check_files(targets, overwrite)
-        with _as_output_error(targets[0]):
+        with as_output_error(targets[0]):
             _put_in_place(list(zip(staged, targets, strict=True)))
     finally:
         for path in staged:
@@ -322,7 +322,8 @@ def _delete(path: Path) -> None:
 
 
 @contextmanager
-def _as_output_error(target: Path) -> Iterator[None]:
+def as_output_error(target: Path) -> Iterator[None]:
+    """Turn errors of the file system into `OutputError`."""
     try:
         yield
     except OutputError:
