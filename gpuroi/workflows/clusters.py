@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuroi.errors import DataError, UsageError
 from gpuroi.workflows.output import result_folder
-from gpuroi.workflows.provenance import describe_inputs, provenance
+from gpuroi.workflows.provenance import describe_inputs, provenance_of
 from gpuroi.workflows.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -113,15 +113,7 @@ class ClustersResult:
 
     def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
         """Return the record of this run, as `provenance.json` holds it."""
-        return provenance(
-            "clusters",
-            settings=self.settings,
-            inputs=self.inputs,
-            counts=self.counts,
-            timings=self.timings,
-            device=self.device,
-            notes=notes or [],
-        )
+        return provenance_of(self, "clusters", notes)
 
 
 def clusters(

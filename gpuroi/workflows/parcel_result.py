@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuroi.errors import UsageError
 from gpuroi.workflows.output import can_draw, result_folder
-from gpuroi.workflows.provenance import provenance
+from gpuroi.workflows.provenance import provenance_of
 
 if TYPE_CHECKING:
     import os
@@ -213,15 +213,7 @@ class ParcelThresholdResult:
 
     def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
         """Return the record of this run, as `provenance.json` holds it."""
-        return provenance(
-            "threshold_parcels",
-            settings=self.settings,
-            inputs=self.inputs,
-            counts=self.counts,
-            timings=self.timings,
-            device=self.device,
-            notes=notes or [],
-        )
+        return provenance_of(self, "threshold_parcels", notes)
 
     def _needed_affine(self) -> NDArray[np.float64]:
         if self.affine is None:

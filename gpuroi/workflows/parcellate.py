@@ -12,7 +12,7 @@ from gpuroi.backends import get_backend
 from gpuroi.backends.memory import parse_bytes
 from gpuroi.errors import UsageError
 from gpuroi.workflows.output import atlas_image, can_draw, result_folder
-from gpuroi.workflows.provenance import describe_inputs, provenance
+from gpuroi.workflows.provenance import describe_inputs, provenance_of
 from gpuroi.workflows.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -167,15 +167,7 @@ class ParcellateResult:
 
     def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
         """Return the record of this run, as `provenance.json` holds it."""
-        return provenance(
-            "parcellate",
-            settings=self.settings,
-            inputs=self.inputs,
-            counts={**self.counts, **self.quality},
-            timings=self.timings,
-            device=self.device,
-            notes=notes or [],
-        )
+        return provenance_of(self, "parcellate", notes, more_counts=self.quality)
 
     def _signal_table(self) -> pd.DataFrame:
         import pandas as pd

@@ -16,7 +16,7 @@ import gpuroi
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["dataset_description", "describe_inputs", "provenance"]
+__all__ = ["dataset_description", "describe_inputs", "provenance", "provenance_of"]
 
 _PACKAGES = ("numpy", "scipy", "numba", "nibabel", "pandas", "nilearn", "matplotlib", "cupy", "cucim")
 _BLOCK = 1 << 20
@@ -92,6 +92,35 @@ def provenance(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "timings_s": {stage: round(seconds, 6) for stage, seconds in timings.items()},
     }
+
+
+def provenance_of(
+    result: Any, workflow: str, notes: Iterable[str] | None = None, *, more_counts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the record of the run that made a result.
+
+    Parameters
+    ----------
+    result : object
+        Its `settings`, `inputs`, `counts`, `timings` and `device` are read.
+    workflow, notes
+        As in `provenance`.
+    more_counts : mapping, optional
+        Beside those of the result.
+
+    Returns
+    -------
+    dict
+    """
+    return provenance(
+        workflow,
+        settings=result.settings,
+        inputs=result.inputs,
+        counts={**result.counts, **(more_counts or {})},
+        timings=result.timings,
+        device=result.device,
+        notes=notes or (),
+    )
 
 
 def dataset_description(name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from gpuroi.backends.memory import parse_bytes
 from gpuroi.errors import UsageError
 from gpuroi.workflows.output import atlas_image, can_draw, described_columns, result_folder
-from gpuroi.workflows.provenance import describe_inputs, provenance
+from gpuroi.workflows.provenance import describe_inputs, provenance_of
 from gpuroi.workflows.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -114,15 +114,7 @@ class RegionsResult:
 
     def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
         """Return the record of this run, as `provenance.json` holds it."""
-        return provenance(
-            "regions",
-            settings=self.settings,
-            inputs=self.inputs,
-            counts=self.counts,
-            timings=self.timings,
-            device=self.device,
-            notes=notes or [],
-        )
+        return provenance_of(self, "regions", notes)
 
 
 def regions(

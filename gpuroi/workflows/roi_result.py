@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuroi.workflows.output import atlas_image, can_draw, described_columns, result_folder
-from gpuroi.workflows.provenance import provenance
+from gpuroi.workflows.provenance import provenance_of
 
 if TYPE_CHECKING:
     import os
@@ -130,15 +130,7 @@ class RoiResult:
 
     def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
         """Return the record of this run, as `provenance.json` holds it."""
-        return provenance(
-            "roi",
-            settings=self.settings,
-            inputs=self.inputs,
-            counts=self.counts,
-            timings=self.timings,
-            device=self.device,
-            notes=notes or [],
-        )
+        return provenance_of(self, "roi", notes)
 
     def _save_images(self, folder: Path, region_masks: bool) -> None:
         from gpuroi.images.write import save_image
