@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from pathlib import Path
 
 import nibabel
@@ -12,6 +11,7 @@ import pytest
 from hostile import HOSTILE
 from hypothesis import given
 from hypothesis import strategies as st
+from masking_images import AFFINE, SHAPE, answer, data_of, nifti, random_mask
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
@@ -21,35 +21,10 @@ from gpuroi.nilearn.background_mask import compute_background_mask
 from gpuroi.nilearn.mask_cleaning import clean_mask, extrapolate_out_mask, largest_connected_component
 from gpuroi.nilearn.masking import load_mask_img
 
-SHAPE = (9, 8, 7)
-AFFINE = np.diag([2.0, 3.0, 2.5, 1.0])
-
-
-def nifti(values, affine=AFFINE):
-    return nibabel.Nifti1Image(values, affine)
-
-
-def data_of(image):
-    return np.asarray(image.dataobj)
-
-
-def nilearns(function, *args, **kwargs):
-    """What nilearn answers, or the exception it raises."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            return error
-
-
-def ours(function, *args, **kwargs):
-    return nilearns(function, *args, **kwargs)
-
 
 @pytest.fixture
 def mask():
-    return nifti((np.random.default_rng(0).random(SHAPE) < 0.4).astype(np.uint8))
+    return random_mask()
 
 
 @pytest.fixture
@@ -92,7 +67,7 @@ def test_intersections_are_nilearns(seed, n, threshold, connected):
     rng = np.random.default_rng(seed)
     masks = [nifti((rng.random((5, 4, 3)) < rng.random()).astype(rng.choice(["u1", ">f8", "i2"]))) for _ in range(n)]
     got = intersect_masks(masks, threshold=threshold, connected=connected)
-    want = nilearns(theirs, masks, threshold=threshold, connected=connected)
+    want = answer(theirs, masks, threshold=threshold, connected=connected)
     assert got.get_data_dtype() == want.get_data_dtype()
     assert data_of(got).dtype == data_of(want).dtype == np.int8
     assert_array_equal(data_of(got), data_of(want))
@@ -166,7 +141,7 @@ def test_epi_masks_are_nilearns(n, dtype, options):
 
     values = brain(n=n, dtype=dtype)
     values[:4] = 0
-    got, want = compute_epi_mask(nifti(values), **options), nilearns(theirs, nifti(values), **options)
+    got, want = compute_epi_mask(nifti(values), **options), answer(theirs, nifti(values), **options)
     assert got.get_data_dtype() == want.get_data_dtype()
     assert data_of(got).dtype == data_of(want).dtype == np.uint8
     assert data_of(got).any()
@@ -180,9 +155,9 @@ def test_epi_mask_on_each_device(device):
     values = brain(shape=(12, 11, 10), n=2, dtype=np.float32)
     values[0, 0, 0] = np.nan
     got = compute_epi_mask(nifti(values), opening=1)
-    assert_array_equal(data_of(got), data_of(nilearns(theirs, nifti(values), opening=1)))
+    assert_array_equal(data_of(got), data_of(answer(theirs, nifti(values), opening=1)))
     got = compute_background_mask(nifti(values), opening=1, connected=True)
-    assert_array_equal(data_of(got), data_of(nilearns(_their_background_mask, nifti(values))))
+    assert_array_equal(data_of(got), data_of(answer(_their_background_mask, nifti(values))))
 
 
 def _their_background_mask(image):
@@ -196,7 +171,7 @@ def test_epi_mask_on_another_grid(target):
     from nilearn.masking import compute_epi_mask as theirs
 
     values = brain(n=2)
-    got, want = compute_epi_mask(nifti(values), **target), nilearns(theirs, nifti(values), **target)
+    got, want = compute_epi_mask(nifti(values), **target), answer(theirs, nifti(values), **target)
     assert_allclose(got.affine, want.affine)
     assert_array_equal(data_of(got), data_of(want))
 
@@ -209,7 +184,7 @@ def test_epi_mask_of_files_streams(tmp_path):
     for i, path in enumerate(paths):
         nibabel.save(nifti(values[..., i]), path)
     nibabel.save(nifti(values), tmp_path / "run.nii.gz")
-    want = data_of(nilearns(theirs, nifti(values)))
+    want = data_of(answer(theirs, nifti(values)))
     for given_as in (paths, tmp_path / "run.nii.gz", str(tmp_path / "?.nii.gz")):
         assert_array_equal(data_of(compute_epi_mask(given_as)), want)
 
@@ -261,8 +236,8 @@ def test_hostile_images_give_the_masks_of_nilearn(name, function):
             function(nifti(values))
         return
     for options in ({"opening": 0}, {"opening": 1, "connected": True}):
-        got = ours(function, nifti(values), **options)
-        want = nilearns(getattr(nilearn.masking, function.__name__), nifti(values), **options)
+        got = answer(function, nifti(values), **options)
+        want = answer(getattr(nilearn.masking, function.__name__), nifti(values), **options)
         if isinstance(want, Exception):
             assert isinstance(got, type(want)), (got, want)
         else:
@@ -277,7 +252,7 @@ def test_background_masks_are_nilearns(value, n):
     values = brain(n=n)
     values[brain() < 500] = value
     for options in ({}, {"opening": 1, "connected": True}, {"border_size": 4}):
-        got, want = compute_background_mask(nifti(values), **options), nilearns(theirs, nifti(values), **options)
+        got, want = compute_background_mask(nifti(values), **options), answer(theirs, nifti(values), **options)
         assert_array_equal(data_of(got), data_of(want))
 
 
@@ -313,7 +288,7 @@ def test_extrapolation_is_nilearns(seed, iterations, n):
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((6, 5, 7) if n is None else (6, 5, 7, n))
     mask = rng.random((6, 5, 7)) < 0.3
-    got, want = extrapolate_out_mask(values, mask, iterations), nilearns(theirs, values, mask, iterations=iterations)
+    got, want = extrapolate_out_mask(values, mask, iterations), answer(theirs, values, mask, iterations=iterations)
     assert_array_equal(got[1], want[1])
     assert_allclose(got[0], want[0], rtol=1e-14, atol=1e-15)
 
@@ -351,12 +326,12 @@ def test_real_images_are_masked_as_nilearn_does(open_data):
     paths, differing = real_images(open_data), []
     for path in paths:
         name = str(path.relative_to(open_data))
-        inside = nilearns(nilearn.masking.compute_background_mask, str(path))
+        inside = answer(nilearn.masking.compute_background_mask, str(path))
         if isinstance(inside, Exception) or not data_of(inside).any():
             continue
         for function in ("compute_epi_mask", "compute_background_mask"):
-            mine = ours(compute_epi_mask if "epi" in function else compute_background_mask, path)
-            want = nilearns(getattr(nilearn.masking, function), path)
+            mine = answer(compute_epi_mask if "epi" in function else compute_background_mask, path)
+            want = answer(getattr(nilearn.masking, function), path)
             if isinstance(want, Exception) != isinstance(mine, Exception):
                 differing.append(f"{name}: {function}: {mine!r}, nilearn: {want!r}")
             elif not isinstance(want, Exception) and not (
@@ -364,7 +339,7 @@ def test_real_images_are_masked_as_nilearn_does(open_data):
             ):
                 differing.append(f"{name}: {function}")
         mask = nibabel.Nifti1Image(data_of(inside), inside.affine)
-        mine, want = ours(apply_mask, path, mask), nilearns(nilearn.masking.apply_mask, path, mask)
+        mine, want = answer(apply_mask, path, mask), answer(nilearn.masking.apply_mask, path, mask)
         if not (mine.dtype == want.dtype.newbyteorder("=") and np.array_equal(mine, want)):
             differing.append(f"{name}: apply_mask")
     assert len(paths) > 100
@@ -378,9 +353,9 @@ def test_small_real_images_on_the_stand_in(open_data, standin_cuda):
     for name in ("functional.nii", "anatomical.nii", "test.mgz"):
         path = open_data / "ugly_nibabel" / name
         for opening in (0, 1):
-            want = nilearns(nilearn.masking.compute_epi_mask, path, opening=opening)
-            assert_array_equal(data_of(ours(compute_epi_mask, path, opening=opening)), data_of(want))
-        mask = nilearns(nilearn.masking.compute_background_mask, path)
+            want = answer(nilearn.masking.compute_epi_mask, path, opening=opening)
+            assert_array_equal(data_of(answer(compute_epi_mask, path, opening=opening)), data_of(want))
+        mask = answer(nilearn.masking.compute_background_mask, path)
         mask = nibabel.Nifti1Image(data_of(mask), mask.affine)
-        want = nilearns(nilearn.masking.apply_mask, path, mask, smoothing_fwhm=5.0)
+        want = answer(nilearn.masking.apply_mask, path, mask, smoothing_fwhm=5.0)
         assert_allclose(apply_mask(path, mask, smoothing_fwhm=5.0), want, atol=2e-6 * np.abs(want).max())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import tracemalloc
-import warnings
 from pathlib import Path
 
 import nibabel
@@ -13,40 +12,16 @@ import pytest
 from hostile import HOSTILE
 from hypothesis import given
 from hypothesis import strategies as st
+from masking_images import SHAPE, answer, data_of, nifti, random_mask
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gpuroi.errors import DataError, GridError, UsageError
 from gpuroi.nilearn import apply_mask, unmask
 
-SHAPE = (9, 8, 7)
-AFFINE = np.diag([2.0, 3.0, 2.5, 1.0])
-
-
-def nifti(values, affine=AFFINE):
-    return nibabel.Nifti1Image(values, affine)
-
-
-def data_of(image):
-    return np.asarray(image.dataobj)
-
-
-def nilearns(function, *args, **kwargs):
-    """What nilearn answers, or the exception it raises."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            return error
-
-
-def ours(function, *args, **kwargs):
-    return nilearns(function, *args, **kwargs)
-
 
 @pytest.fixture
 def mask():
-    return nifti((np.random.default_rng(0).random(SHAPE) < 0.4).astype(np.uint8))
+    return random_mask()
 
 
 @pytest.fixture
@@ -79,7 +54,7 @@ def test_values_and_types_are_nilearns(mask, stored, dtype, order):
 
     values = np.random.default_rng(2).integers(0, 200, (*SHAPE, 3)).astype(stored, order=order)
     image = nifti(values)
-    got, want = apply_mask(image, mask, dtype=dtype), nilearns(theirs, image, mask, dtype=dtype)
+    got, want = apply_mask(image, mask, dtype=dtype), answer(theirs, image, mask, dtype=dtype)
     assert got.dtype == want.dtype.newbyteorder("=")
     assert got.flags.c_contiguous
     assert_array_equal(got, want)
@@ -91,7 +66,7 @@ def test_nan_and_smoothing_are_nilearns(maps, mask, smoothing_fwhm, ensure_finit
     from nilearn.masking import apply_mask as theirs
 
     options = {"smoothing_fwhm": smoothing_fwhm, "ensure_finite": ensure_finite}
-    assert_allclose(apply_mask(maps, mask, **options), nilearns(theirs, maps, mask, **options), atol=1e-6)
+    assert_allclose(apply_mask(maps, mask, **options), answer(theirs, maps, mask, **options), atol=1e-6)
 
 
 @pytest.mark.kernels
@@ -130,7 +105,7 @@ def test_hostile_images_are_masked_as_nilearn_does(name):
     image, mask = nifti(values), nifti((np.indices(values.shape[:3]).sum(axis=0) % 3 != 1).astype(np.uint8))
     for options in ({}, {"ensure_finite": False}, {"dtype": np.float64}):
         assert_array_equal(
-            apply_mask(image, mask, **options), nilearns(nilearn.masking.apply_mask, image, mask, **options)
+            apply_mask(image, mask, **options), answer(nilearn.masking.apply_mask, image, mask, **options)
         )
 
 
@@ -149,7 +124,7 @@ def test_every_way_to_give_images(tmp_path, maps, mask, suffix, scaled):
         nibabel.save(one, paths[-1])
     from nilearn.masking import apply_mask as theirs
 
-    want = nilearns(theirs, paths, mask)
+    want = answer(theirs, paths, mask)
     assert want.dtype == (np.float64 if scaled else np.float32)
     given_ways = {
         "paths": paths,
@@ -317,7 +292,7 @@ def test_unmasked_images_are_nilearns(mask, dtype, order):
     n = int(data_of(mask).sum())
     rows = (np.random.default_rng(4).standard_normal((3, n)) * 9).astype(dtype)
     for x in (rows, rows[0], [rows, rows[1]], rows[0].tolist()):
-        got, want = ours(unmask, x, mask, order=order), nilearns(theirs, x, mask, order=order)
+        got, want = answer(unmask, x, mask, order=order), answer(theirs, x, mask, order=order)
         if isinstance(x, list) and isinstance(want, list):
             assert len(got) == len(want)
         else:
@@ -368,7 +343,7 @@ def test_surfaces_are_masked_as_nilearn_does(surface, smoothing_fwhm):
     image, mask = surface
     got = apply_mask(image, mask, smoothing_fwhm=smoothing_fwhm)
     assert {part.dtype for part in mask.data.parts.values()} == {np.dtype(np.int64)}  # the mask stays as it is
-    assert_allclose(got, nilearns(theirs, image, mask, smoothing_fwhm=smoothing_fwhm), atol=1e-12)
+    assert_allclose(got, answer(theirs, image, mask, smoothing_fwhm=smoothing_fwhm), atol=1e-12)
     assert got.shape == (5, 6)
     assert_array_equal(apply_mask([image, image], mask, smoothing_fwhm=smoothing_fwhm), np.vstack([got, got]))
 
