@@ -168,13 +168,130 @@ def test_the_largest_are_found_whatever_the_sizes(v, top, seed):
     np.testing.assert_array_equal(np.abs(mine["t"]), np.sort(size)[::-1][: len(mine)])
 
 
+def test_a_source_is_read_once_for_all_patterns_of_missing_values():
+    y, traits, covariates = study(v=9000, dtype=np.float32)
+    for j in range(5):
+        traits[j : 2 * j + 1, j] = np.nan
+    read = []
+
+    class Counted(Table):
+        def columns(self, start, stop):
+            read.append((start, stop))
+            return super().columns(start, stop)
+
+    options = {"top": 9, "maps": ["3", "6"], "device": "cpu"}
+    got = phenotype_test(Counted(y), traits, covariates, n_jobs=2, **options)
+    assert sum(stop - start for start, stop in read) == 9000
+    want = phenotype_test(y, traits, covariates, n_jobs=1, **options)
+    assert got.top.equals(want.top)
+    for j in (3, 6):
+        alone = phenotype_test(y, traits[:, j - 1 : j], covariates, maps=["1"], device="cpu").maps["1"]
+        np.testing.assert_allclose(got.maps[str(j)], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gaps_of_phenotypes_meet_those_of_the_data(dtype):
+    y, traits, covariates = study(v=400, dtype=dtype)
+    for j in range(1, 7):
+        traits[[j, 2 * j, 20], j] = np.nan
+    y[20, 5] = np.nan  # missing in somebody who lacks all phenotypes but the first
+    y[:, 6], y[20, 6] = 3.0, 9.0  # varies in that person alone
+    y[:, 7] = 3.0 + 1e-5 * y[:, 7]
+    y[20, 7] = 40.0  # varies hardly elsewhere
+    y[:, 8], y[20, 8] = 4.0, np.inf
+    y[3, 9] = np.nan
+    names = [str(j + 1) for j in range(7)]
+    result = phenotype_test(y, traits, covariates, maps=names, top=400, device="cpu")
+    for j, name in enumerate(names):
+        alone = phenotype_test(y, traits[:, j : j + 1], covariates, maps=["1"], top=400, device="cpu")
+        rtol = 1e-9 if dtype == np.float64 else 2e-5
+        np.testing.assert_allclose(
+            result.maps[name], alone.maps["1"], rtol=rtol, atol=1e-6 if dtype == np.float32 else 1e-10
+        )
+        np.testing.assert_array_equal(result.histogram[j].sum(), alone.histogram[0].sum())
+        assert result.n_left_out[j] == alone.n_left_out[0]
+        assert len(result.top[result.top["phenotype"] == name]) == 400 - result.n_left_out[j] or j == 0
+    missing = {name: np.flatnonzero(np.isnan(values)).tolist() for name, values in result.maps.items()}
+    assert missing["1"] == [5, 8, 9]
+    assert missing["3"] == [6, 8, 9]
+    assert missing["4"] == [6, 8]  # the other gap of the data lies in that of the phenotype
+
+
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_of_equal_statistics_the_first_elements_are_kept(two_sided):
+    rng = np.random.default_rng(0)
+    traits = rng.standard_normal((30, 2))
+    y = np.tile(rng.standard_normal((30, 1)), (1, 7000)).astype(np.float32)
+    y[:, 4000:4100] = -y[:, :1]
+    result = phenotype_test(y, traits, np.ones((30, 1)), top=50, two_sided=two_sided, n_jobs=3, device="cpu")
+    for _, rows in result.top.groupby("phenotype"):
+        largest = rows["t"].abs() if two_sided else rows["t"]
+        assert np.ptp(largest) < 1e-4
+        kept = rows[largest == largest.max()]["element"]
+        assert kept.is_monotonic_increasing
+    assert result.histogram.sum(axis=1).tolist() == [7000, 7000]
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "dtype"), [(1.0, 1e6, np.float64), (1e38, 0.0, np.float32), (1e-30, 0.0, np.float32)]
+)
+def test_neither_size_nor_mean_of_the_data_matters(scale, shift, dtype):
+    y, traits, covariates = study(v=600)
+    want = phenotype_test(y, traits, covariates, maps=["2"], device="cpu").maps["2"]
+    moved = (scale * (y / np.abs(y).max()) + shift).astype(dtype)
+    got = phenotype_test(moved, traits, covariates, maps=["2"], device="cpu").maps["2"]
+    np.testing.assert_allclose(got, want, rtol=3e-4 if dtype == np.float32 else 1e-7, atol=1e-5)
+
+
+def test_float32_data_far_from_zero_are_as_good_as_their_digits():
+    y, traits, covariates = study(v=600)
+    y = (y + 1e4).astype(np.float32)
+    got = phenotype_test(y, traits, covariates, maps=["2"], device="cpu").maps["2"]
+    want = phenotype_test(y.astype(np.float64), traits, covariates, maps=["2"], device="cpu").maps["2"]
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_permutations", [0, 20])
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_elements_without_a_statistic_change_nothing_of_the_others(n_permutations, two_sided):
+    y, traits, covariates = study(v=3000, dtype=np.float32)
+    traits[0, 4] = np.nan
+    options = {"n_permutations": n_permutations, "two_sided": two_sided, "top": 7, "maps": ["1", "5"], "device": "cpu"}
+    want = phenotype_test(y, traits, covariates, **options)
+    places = np.sort(np.random.default_rng(1).choice(4000, 1000, replace=False))
+    wide = np.insert(y, places - np.arange(1000), np.float32(0), axis=1)
+    bad = np.zeros(4000, bool)
+    bad[places] = True
+    wide[:, places[::3]] = 7.25
+    wide[3, places[1::3]] = np.nan
+    wide[:, places[2::3]] = np.inf
+    got = phenotype_test(wide, traits, covariates, **options)
+    assert got.n_left_out.tolist() == [1000] * 7
+    np.testing.assert_array_equal(got.top["element"], np.flatnonzero(~bad)[want.top["element"]])
+    np.testing.assert_allclose(got.top["t"], want.top["t"], rtol=1e-5)
+    np.testing.assert_allclose(got.null, want.null, rtol=1e-5)
+    for name in ("1", "5"):
+        assert np.isnan(got.maps[name][bad]).all()
+        np.testing.assert_allclose(got.maps[name][~bad], want.maps[name], rtol=1e-4, atol=1e-5)
+
+
+def test_data_without_any_statistic_are_refused(backend):
+    _, traits, covariates = study(v=20)
+    for data in (np.ones((24, 20)), np.full((24, 20), np.nan)):
+        with pytest.raises(DataError, match="has a statistic"):
+            phenotype_test(backend.asarray(data), traits, covariates)
+
+
 def test_progress_counts_every_product():
     y, traits, covariates = study()
     seen = []
     phenotype_test(
         y, traits, covariates, n_permutations=50, device="cpu", progress=lambda done, total: seen.append((done, total))
     )
-    assert seen == [(i, 51) for i in range(1, 52)]
+    done = [done for done, _ in seen]
+    assert done == sorted(set(done))
+    assert seen[0] == (1, 51)  # one block of elements, as the phenotypes are
+    assert seen[-1] == (51, 51)
 
 
 @pytest.mark.parametrize(
@@ -185,11 +302,11 @@ def test_progress_counts_every_product():
         (
             {"phenotypes": np.ones((24, 2)), "names": ["age", "sex"]},
             DataError,
-            "the covariates: age, sex",
+            "tested: age is constant, sex is constant",
         ),
-        ({"phenotypes": np.full((24, 1), np.nan), "names": ["iq"]}, DataError, "nobody has: iq"),
-        ({"phenotypes": np.r_[1.0, 2, 3, 4, [np.nan] * 20][:, None]}, DataError, "4 subjects have 1, with 3"),
-        ({"phenotypes": np.r_[np.inf, np.arange(23.0)][:, None]}, DataError, "infinite values in 1"),
+        ({"phenotypes": np.full((24, 1), np.nan), "names": ["iq"]}, DataError, "iq is missing in everybody"),
+        ({"phenotypes": np.r_[1.0, 2, 3, 4, [np.nan] * 20][:, None]}, DataError, "1 is there in 4 of 24 only"),
+        ({"phenotypes": np.r_[np.inf, np.arange(23.0)][:, None]}, DataError, "1 has infinite values"),
         ({"covariates": np.r_[np.nan, np.ones(23)][:, None]}, DataError, "row 1"),
         ({"names": ["a"] * 7}, UsageError, "1 different, for 7"),
         ({"maps": ["x"]}, UsageError, "unknown phenotypes: x"),

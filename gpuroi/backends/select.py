@@ -9,7 +9,7 @@ from typing import Any
 from gpuroi.backends.base import Backend
 from gpuroi.errors import BackendError, DeviceError, UsageError
 
-__all__ = ["backend_of", "get_backend", "parse_device"]
+__all__ = ["backend_of", "get_backend", "get_backends", "parse_device"]
 
 _log = logging.getLogger("gpuroi")
 _said: set[str] = set()  # what `auto` has chosen is said once in a process
@@ -99,6 +99,50 @@ def get_backend(device: str | None = "auto") -> Backend:
         found = ", ".join(f"cuda:{i} ({d.name})" for i, d in enumerate(status.devices))
         raise DeviceError(f'device "{name}" asked for, but this machine has {found}', f"use one of: {found}")
     return _cuda(index)
+
+
+def get_backends(device: str | None = "auto") -> list[Backend]:
+    """Return the backends for a list of devices.
+
+    Parameters
+    ----------
+    device : str
+        As for `get_backend`; or several CUDA devices, as "cuda:0,cuda:1"; or "all": every CUDA device, the CPU where
+        there is none.
+
+    Returns
+    -------
+    list of Backend
+        In the order of the list, each once.
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown, or the CPU is one of several.
+    DeviceError
+        If a device cannot be used.
+
+    Examples
+    --------
+    >>> [backend.device for backend in get_backends("cpu")]
+    ['cpu']
+    """
+    asked = device or "auto"
+    if asked == "auto":
+        asked = os.environ.get("GPUROI_DEVICE") or "auto"
+    if asked == "all":
+        from gpuroi.backends.probe import probe
+
+        status = probe()
+        if not status.usable:
+            return [get_backend("auto")]
+        _say(f"devices: all {len(status.devices)} of CUDA")
+        return [_cuda(index) for index in range(len(status.devices))]
+    names = [name.strip() for name in asked.split(",")]
+    if len(names) > 1 and any(parse_device(name)[0] != "cuda" for name in names):
+        raise UsageError(f'several devices: "{asked}"', 'name CUDA devices alone, as "cuda:0,cuda:1", or say "all"')
+    found = {backend.device: backend for backend in map(get_backend, names)}
+    return list(found.values())
 
 
 def parse_device(name: str) -> tuple[str, int]:

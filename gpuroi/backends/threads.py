@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["limited_threads", "n_threads", "one_blas_thread", "run_blocks"]
+__all__ = ["limited_threads", "n_threads", "one_ahead", "one_blas_thread", "run_blocks"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _limit: ContextVar[int | None] = ContextVar("gpuroi_threads", default=None)
 
@@ -44,6 +48,29 @@ def run_blocks(work: Callable[[int, int], None], n: int, *, least: int = 1) -> N
     finally:
         for future in rest:
             future.result()
+
+
+def one_ahead(read: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R]]:
+    """Yield each item with `read(item)`; a thread reads the next one while the caller uses the last.
+
+    Examples
+    --------
+    >>> list(one_ahead(abs, [-1, 2, -3]))
+    [(-1, 1), (2, 2), (-3, 3)]
+    """
+    limit = n_threads()
+
+    def limited(item: T) -> R:
+        with limited_threads(limit):
+            return read(item)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpuroi-read") as reader:
+        ahead = deque(reader.submit(limited, item) for item in items[:1])
+        for i, item in enumerate(items):
+            found = ahead.popleft().result()
+            ahead.extend(reader.submit(limited, following) for following in items[i + 1 : i + 2])
+            yield item, found
+            del found  # the caller may have let go of it: memory then holds two, not three
 
 
 @contextmanager

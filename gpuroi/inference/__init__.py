@@ -16,17 +16,21 @@ from gpuroi.inference.tfce import tfce
 if TYPE_CHECKING:
     from gpuroi.inference.correct import fdr
     from gpuroi.inference.design import Partition, partition
+    from gpuroi.inference.permutation_settings import PermutationSettings
     from gpuroi.inference.permute import permutation_test
     from gpuroi.inference.phenotype_tally import PhenotypeResult
     from gpuroi.inference.phenotypes import phenotype_test
     from gpuroi.inference.rearrange import Rearrangements, make_rearrangements
     from gpuroi.inference.result import PermutationResult, PermutationState
+    from gpuroi.inference.shares import PermutationShares, permutation_shares
 
 __all__ = [
     "ClusterResult",
     "GlmResult",
     "Partition",
     "PermutationResult",
+    "PermutationSettings",
+    "PermutationShares",
     "PermutationState",
     "PhenotypeResult",
     "Rearrangements",
@@ -35,6 +39,7 @@ __all__ = [
     "glm",
     "make_rearrangements",
     "partition",
+    "permutation_shares",
     "permutation_test",
     "phenotype_test",
     "tfce",
@@ -45,10 +50,12 @@ __getattr__, __dir__ = lazy_names(
     {
         "gpuroi.inference.correct": ["fdr"],
         "gpuroi.inference.design": ["Partition", "partition"],
+        "gpuroi.inference.permutation_settings": ["PermutationSettings"],
         "gpuroi.inference.permute": ["permutation_test"],
         "gpuroi.inference.phenotype_tally": ["PhenotypeResult"],
         "gpuroi.inference.phenotypes": ["phenotype_test"],
         "gpuroi.inference.rearrange": ["Rearrangements", "make_rearrangements"],
         "gpuroi.inference.result": ["PermutationResult", "PermutationState"],
+        "gpuroi.inference.shares": ["PermutationShares", "permutation_shares"],
     },
 )

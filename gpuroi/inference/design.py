@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -59,7 +60,7 @@ class DesignBasis:
         """Degrees of freedom of the residuals, n - rank."""
         return self.n - self.rank
 
-    @property
+    @cached_property
     def holds_constant(self) -> bool:
         """Does the design span the constant regressor?"""
         constant = np.full(self.n, self.n**-0.5)

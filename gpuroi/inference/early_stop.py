@@ -46,7 +46,7 @@ def run_until_settled(
             "early_stop gives uncorrected p-values only: no clusters, no TFCE, no variance groups",
             "leave out early_stop, or ask for these in a test of their own",
         )
-    xp, n = test.backend.xp, test.arrangements.n
+    xp, n = test.backend.xp, test.n
     active = xp.arange(test.e.shape[1])
     source, least, some_rows = test.source, test.least, _in_random_order(test, seed)
     counts = xp.zeros(len(active), dtype=np.int64)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuroi.backends import backend_of
-from gpuroi.backends.base import Array, Backend
-from gpuroi.backends.memory import map_chunks
-from gpuroi.errors import DataError, UsageError
+from gpuroi.backends import backend_of, get_backend
+from gpuroi.backends.base import Backend
+from gpuroi.errors import BackendError, DataError, UsageError
+from gpuroi.inference.columns import ColumnSource
 from gpuroi.inference.design import DesignBasis, contrast_rows, decompose
-from gpuroi.inference.glm_blocks import Model, solve_block
+from gpuroi.inference.glm_fit import Fit
 from gpuroi.ops.tails import Alternative, log_p_of_f, log_p_of_t
-from gpuroi.ops.volumes import as_float
+from gpuroi.ops.volumes import float_dtype
 
-__all__ = ["GlmResult", "glm"]
-
-_AT_ONCE = 1 << 28  # bytes of working memory: larger blocks are not faster
+__all__ = ["GlmResult", "fit_results", "glm", "prepared_fit"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class GlmResult:
 
     Notes
     -----
-    Arrays lie on the device of the data; `effect`, `variance`, `statistic` and `z` have its float dtype.
+    Arrays lie on the device of the data, those of a `ColumnSource` on the host; `effect`, `variance`, `statistic` and
+    `z` have its float dtype.
     """
 
     kind: Literal["t", "F", "v", "G"]
@@ -76,6 +76,7 @@ def glm(
     missing: Literal["raise", "pattern"] = ...,
     elementwise: Any = ...,
     alternative: Alternative = ...,
+    device: str = ...,
 ) -> dict[str, GlmResult]: ...
 @overload
 def glm(
@@ -87,6 +88,7 @@ def glm(
     missing: Literal["raise", "pattern"] = ...,
     elementwise: Any = ...,
     alternative: Alternative = ...,
+    device: str = ...,
 ) -> GlmResult: ...
 def glm(
     data: Any,
@@ -97,13 +99,15 @@ def glm(
     missing: Literal["raise", "pattern"] = "raise",
     elementwise: Any = None,
     alternative: Alternative = "two-sided",
+    device: str = "auto",
 ) -> Any:
     """Fit a linear model to every element and test contrasts.
 
     Parameters
     ----------
-    data : array, shape (n, v)
-        Observations in rows, elements in columns; NumPy or CuPy.
+    data : array or ColumnSource, shape (n, v)
+        Observations in rows, elements in columns; NumPy or CuPy. A `ColumnSource`, such as a packed store, is read
+        once, block by block of elements: memory holds two blocks a thread, and the results.
     design : array, shape (n, p)
         Regressors in columns, of any rank. An intercept is a column like any other.
     contrasts : array, shape (p,) for t or (k, p) for F; or mapping of name to such
@@ -113,15 +117,17 @@ def glm(
     missing : {"raise", "pattern"}, default "raise"
         What NaNs do: an error, or left out element by element. Elements that miss the same observations are solved
         together.
-    elementwise : array, shape (n, v) or (n, v, q), or list of (n, v), optional
+    elementwise : array or ColumnSource, shape (n, v), array (n, v, q), or list of (n, v), optional
         Regressors that differ between elements, where the data lie. They are nuisance unless the contrast weighs them.
     alternative : {"two-sided", "less", "greater"}, default "two-sided"
         Side of the p-value of t and v.
+    device : {"auto", "cpu", "cuda", "cuda:N"}
+        For a `ColumnSource`; arrays are fitted where they lie.
 
     Returns
     -------
     GlmResult, or dict of GlmResult
-        A dict, in the order given, for a mapping.
+        A dict, in the order given, for a mapping. Of a `ColumnSource` its arrays are NumPy's.
 
     Raises
     ------
@@ -134,8 +140,10 @@ def glm(
     Notes
     -----
     Ordinary least squares on an orthonormal basis of the design, in float64 whatever the data, relative to the first
-    observation where the design spans a constant; residuals are formed and then squared (two passes). Means of 1e6
-    cost no digits.
+    observation where the design spans a constant. The CPU takes the squares that the fit leaves from those of the data
+    where it leaves a hundredth or more, so that one pass will do; else, and wherever the residuals are needed
+    themselves, they are formed and then squared (two passes). Means of 1e6 cost no digits. The CPU gives the same bits
+    whatever the number of threads and wherever the data lie.
 
     v is Aspin's and Welch's statistic for any design: the ordinary estimate against `c (X'WX)^- c'`, in which W
     holds for each group its degrees of freedom over its sum of squared residuals; G generalises it to several
@@ -158,139 +166,98 @@ def glm(
     >>> result.effect.round(3), result.statistic.round(3), result.df, result.p.round(2)
     (array([2.]), array([2.449]), 4.0, array([0.07]))
     """
+    fit, names = prepared_fit(
+        data,
+        design,
+        contrasts,
+        variance_groups=variance_groups,
+        missing=missing,
+        elementwise=elementwise,
+        device=device,
+    )
+    fit.run()
+    results = fit_results(fit, names, alternative)
+    return results if isinstance(contrasts, Mapping) else results[names[0]]
+
+
+def prepared_fit(
+    data: Any,
+    design: ArrayLike,
+    contrasts: Any,
+    *,
+    variance_groups: ArrayLike | None = None,
+    missing: Literal["raise", "pattern"] = "raise",
+    elementwise: Any = None,
+    device: str = "auto",
+) -> tuple[Fit, list[str]]:
+    """Check the arguments of `glm`; return the fit, which has not run, and the names of the contrasts."""
     if missing not in ("raise", "pattern"):
         raise UsageError(f'missing is "{missing}"', 'use "raise" or "pattern"')
-    covariates = _covariate_list(elementwise)
-    backend = backend_of(data, *covariates)
-    values = as_float(backend, data, "data")
-    covariates = [as_float(backend, c, f"element-wise regressor {i + 1}") for i, c in enumerate(covariates)]
+    backend, arrays = _place([data, *_covariate_list(elementwise)], device)
+    n_covariates = len(arrays) - 1
     basis = decompose(design)
-    _check_shapes(values, covariates, basis)
+    _check_shapes(arrays, basis)
     groups = _group_codes(variance_groups, basis.n)
-    if groups is not None and covariates:
+    if groups is not None and n_covariates:
         raise UsageError("variance_groups together with elementwise", "use one of the two")
     named = dict(contrasts) if isinstance(contrasts, Mapping) else {"contrast": contrasts}
     if not named:
         raise UsageError("no contrasts", "give at least one")
-    rows = [contrast_rows(basis, c, name=name, n_extra=len(covariates)) for name, c in named.items()]
+    rows = [contrast_rows(basis, c, name=name, n_extra=n_covariates) for name, c in named.items()]
     as_f = [np.ndim(c) == 2 for c in named.values()]
-    if basis.df <= len(covariates):
+    if basis.df <= n_covariates:
         raise DataError(
-            f"{basis.n} observations, {basis.rank} independent regressors and {len(covariates)} element-wise ones: "
+            f"{basis.n} observations, {basis.rank} independent regressors and {n_covariates} element-wise ones: "
             "no degrees of freedom are left",
             "leave regressors out, or add observations",
         )
-    Model.of(backend, basis, rows, as_f, groups)  # the whole design has to have an answer
-    fit = _Fit(backend, values, covariates, design, basis, rows, as_f, groups)
-    with np.errstate(all="ignore"):
-        if missing == "raise":
-            _refuse_not_finite(backend, [values, *covariates])
-            fit.solve(None, None)
-        else:
-            for present, columns in _patterns(backend, [values, *covariates]):
-                fit.solve(present, columns)
-        results = [fit.result(i, alternative) for i in range(len(named))]
-    return dict(zip(named, results, strict=True)) if isinstance(contrasts, Mapping) else results[0]
+    with backend.activate(), np.errstate(all="ignore"):
+        return Fit(backend, arrays, design, basis, rows, as_f, groups, missing=missing), list(named)
 
 
-class _Fit:
-    """The outputs of all contrasts, filled pattern by pattern and block by block."""
+def fit_results(fit: Fit, names: list[str], alternative: Alternative) -> dict[str, GlmResult]:
+    """Return what a fit that has run found for each contrast; on the host where data came from there."""
+    with fit.backend.activate(), np.errstate(all="ignore"):
+        results = [_result(fit, i, alternative) for i in range(len(names))]
+    if fit.backend.name != "cpu" and any(isinstance(array, ColumnSource) for array in fit.arrays):
+        results = [_on_host(fit.backend, result) for result in results]
+    return dict(zip(names, results, strict=True))
 
-    def __init__(
-        self,
-        backend: Backend,
-        values: Array,
-        covariates: list[Array],
-        design: ArrayLike,
-        basis: DesignBasis,
-        rows: list[NDArray[np.float64]],
-        as_f: list[bool],
-        groups: NDArray[np.int64] | None,
-    ) -> None:
-        xp = backend.xp
-        v = values.shape[1]
-        self.backend, self.values, self.covariates = backend, values, covariates
-        self.design, self.basis, self.rows, self.as_f, self.groups = np.asarray(design), basis, rows, as_f, groups
-        self.effects = [xp.full((len(r), v), xp.nan, dtype=values.dtype) for r in rows]
-        self.variances = [xp.full((len(r), v), xp.nan, dtype=values.dtype) for r in rows]
-        self.statistics = [xp.full(v, xp.nan) for _ in rows]  # float64: the tails are taken of these
-        self.dfs = [xp.full(v, xp.nan) for _ in rows]
-        self.constant = xp.zeros(v, dtype=bool)
-        self.collinear = xp.zeros(v, dtype=bool)
-        self.varying = groups is not None
 
-    def solve(self, present: NDArray[np.bool_] | None, columns: NDArray[np.int64] | None) -> None:
-        """Fit the elements of `columns` on the observations `present`; None: all."""
-        model = self._model(present)
-        every = self.values.shape[1] if columns is None else len(columns)
-        if columns is not None:
-            self.varying |= present is not None and not present.all()
-        if model is None:
-            self.collinear[self.backend.asarray(columns)] = True
-            return
-        rank = model.basis.rank
-        each = 8 * (model.basis.n * (4 + 2 * len(self.covariates)) + 4 * rank * (1 + len(self.covariates)))
-        each += 8 * 3 * rank * (rank + 2) if self.groups is not None else 0
+def _result(fit: Fit, i: int, alternative: Alternative) -> GlmResult:
+    """Tails and z-scores of one contrast."""
+    from gpuroi.inference.zscore import f_to_z, t_to_z
 
-        def block(part: slice) -> None:
-            self._block(model, present, part if columns is None else columns[part])
+    backend, xp = fit.backend, fit.backend.xp
+    statistic, as_f, r = fit.statistics[i], fit.as_f[i], float(len(fit.rows[i]))
+    df: Any = fit.dfs[i] if fit.varying else float(fit.basis.df - fit.n_covariates)
+    if as_f:
+        log_p, z = log_p_of_f(backend, statistic, r, df), f_to_z(statistic, r, df)
+    else:
+        log_p, z = log_p_of_t(backend, statistic, df, alternative), t_to_z(statistic, df)
+    return GlmResult(
+        kind=("G" if as_f else "v") if fit.groups is not None else ("F" if as_f else "t"),
+        effect=fit.effects[i] if as_f else fit.effects[i][0],
+        variance=fit.variances[i] if as_f else fit.variances[i][0],
+        statistic=statistic.astype(fit.dtype),
+        df=(r, df) if as_f else df,
+        z=z.astype(fit.dtype),
+        p=xp.exp(log_p),
+        log10p=log_p / math.log(10),
+        n_constant=int(fit.constant.sum()),  # sync: reads one int
+        n_not_estimable=int(fit.collinear.sum()),  # sync: reads one int
+    )
 
-        map_chunks(block, every, each, backend=self.backend, limit=_AT_ONCE)
 
-    def _model(self, present: NDArray[np.bool_] | None) -> Model | None:
-        """The model of the observations present; None where they cannot answer every contrast."""
-        if present is None or present.all():
-            return Model.of(self.backend, self.basis, self.rows, self.as_f, self.groups)
-        groups = None if self.groups is None else self.groups[present]
-        try:
-            basis = decompose(self.design[present])
-            if basis.df <= len(self.covariates):
-                return None
-            rows = [contrast_rows(basis, r, n_extra=len(self.covariates)) for r in self.rows]
-            return Model.of(self.backend, basis, rows, self.as_f, groups)
-        except DataError:
-            return None
+def _on_host(backend: Backend, result: GlmResult) -> GlmResult:
+    """The same with all arrays on the host."""
 
-    def _block(self, model: Model, present: NDArray[np.bool_] | None, where: Any) -> None:
-        backend = self.backend
-        place = where if isinstance(where, slice) else backend.asarray(where)
-        kept = None if present is None or present.all() else backend.asarray(np.flatnonzero(present))
-        y, *covariates = (
-            (a[:, place] if kept is None else a[:, place][kept]).astype(np.float64, copy=True)
-            for a in (self.values, *self.covariates)
-        )
-        estimates, constant, collinear = solve_block(model, y, covariates)
-        self.constant[place], self.collinear[place] = constant, collinear
-        for i, found in enumerate(estimates):
-            self.effects[i][:, place] = found.effect
-            self.variances[i][:, place] = found.variance
-            self.statistics[i][place] = found.statistic
-            self.dfs[i][place] = found.df
+    def host(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(host(part) for part in value)
+        return backend.to_numpy(value) if backend.owns(value) else value
 
-    def result(self, i: int, alternative: Alternative) -> GlmResult:
-        """Tails and z-scores of one contrast."""
-        from gpuroi.inference.zscore import f_to_z, t_to_z
-
-        backend, xp = self.backend, self.backend.xp
-        statistic, as_f, r = self.statistics[i], self.as_f[i], float(len(self.rows[i]))
-        df: Any = self.dfs[i] if self.varying else float(self.basis.df - len(self.covariates))
-        if as_f:
-            log_p, z = log_p_of_f(backend, statistic, r, df), f_to_z(statistic, r, df)
-        else:
-            log_p, z = log_p_of_t(backend, statistic, df, alternative), t_to_z(statistic, df)
-        dtype = self.values.dtype
-        return GlmResult(
-            kind=("G" if as_f else "v") if self.groups is not None else ("F" if as_f else "t"),
-            effect=self.effects[i] if as_f else self.effects[i][0],
-            variance=self.variances[i] if as_f else self.variances[i][0],
-            statistic=statistic.astype(dtype),
-            df=(r, df) if as_f else df,
-            z=z.astype(dtype),
-            p=xp.exp(log_p),
-            log10p=log_p / math.log(10),
-            n_constant=int(self.constant.sum()),  # sync: reads one int
-            n_not_estimable=int(self.collinear.sum()),  # sync: reads one int
-        )
+    return GlmResult(**{field.name: host(getattr(result, field.name)) for field in dataclasses.fields(result)})
 
 
 # --------------------------------------------------------------------------- input
@@ -306,21 +273,38 @@ def _covariate_list(elementwise: Any) -> list[Any]:
     return [elementwise]
 
 
-def _check_shapes(values: Array, covariates: list[Array], basis: DesignBasis) -> None:
-    if values.ndim != 2:
+def _place(given: list[Any], device: str) -> tuple[Backend, list[Any]]:
+    """The backend that fits, and the data with the element-wise regressors as arrays or sources of real numbers."""
+    in_memory = [a for a in given if not isinstance(a, ColumnSource)]
+    backend = backend_of(*in_memory)
+    on_host = backend
+    if len(in_memory) < len(given):
+        if backend.name != "cpu":
+            raise BackendError(
+                "a matrix on disk and CuPy arrays are mixed in one call", "give NumPy arrays: they go to the device too"
+            )
+        backend = get_backend(device)
+    arrays = [a if isinstance(a, ColumnSource) or on_host.owns(a) else on_host.asarray(a) for a in given]
+    for i, array in enumerate(arrays):
+        float_dtype(np.dtype(array.dtype), "data" if i == 0 else f"element-wise regressor {i}")
+    return backend, arrays
+
+
+def _check_shapes(arrays: list[Any], basis: DesignBasis) -> None:
+    shape = tuple(arrays[0].shape)
+    if len(shape) != 2:
         raise DataError(
-            f"data have shape {tuple(values.shape)}: expected (observations, elements)",
-            "mask the maps first: data[:, mask]",
+            f"data have shape {shape}: expected (observations, elements)", "mask the maps first: data[:, mask]"
         )
-    if len(values) != basis.n:
+    if shape[0] != basis.n:
         raise DataError(
-            f"design has {basis.n} rows but data have {len(values)}: both must have one row per observation",
+            f"design has {basis.n} rows but data have {shape[0]}: both must have one row per observation",
             "bring them into the same order and length",
         )
-    for i, c in enumerate(covariates):
-        if tuple(c.shape) != tuple(values.shape):
+    for i, array in enumerate(arrays[1:], start=1):
+        if tuple(array.shape) != shape:
             raise DataError(
-                f"element-wise regressor {i + 1} has shape {tuple(c.shape)}, but the data have {tuple(values.shape)}",
+                f"element-wise regressor {i} has shape {tuple(array.shape)}, but the data have {shape}",
                 "give one value for each observation and element",
             )
 
@@ -338,41 +322,3 @@ def _group_codes(variance_groups: ArrayLike | None, n: int) -> NDArray[np.int64]
     if given.dtype.kind == "f" and np.isnan(given).any():
         raise DataError("variance_groups hold NaN", "give a group to every observation")
     return np.unique(given, return_inverse=True)[1].reshape(n).astype(np.int64)
-
-
-def _refuse_not_finite(backend: Backend, arrays: list[Array]) -> None:
-    for i, array in enumerate(arrays):
-        bad = ~backend.xp.isfinite(array)
-        count = int(bad.sum())  # sync: reads one int
-        if count:
-            touched = int(bad.any(axis=0).sum())  # sync: reads one int
-            name = "data hold" if i == 0 else f"element-wise regressor {i} holds"
-            raise DataError(
-                f"{name} {count} values that are NaN or infinite, in {touched} of {array.shape[1]} elements",
-                'mask these elements, or use missing="pattern" to leave NaNs out element by element',
-            )
-
-
-def _patterns(backend: Backend, arrays: list[Array]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.int64]]]:
-    """Which observations are present, and the elements where just these are; infinite values are refused."""
-    xp = backend.xp
-    for i, array in enumerate(arrays):
-        if bool(xp.isinf(array).any()):  # sync: reads one bool
-            raise DataError(
-                f"{'data' if i == 0 else f'element-wise regressor {i}'} hold infinite values",
-                "NaN is what marks a missing value",
-            )
-    absent = xp.isnan(arrays[0])
-    for array in arrays[1:]:
-        absent |= xp.isnan(array)
-    host = backend.to_numpy(absent)  # sync: reads which values are missing
-    n = len(host)
-    packed = np.ascontiguousarray(np.packbits(host, axis=0).T)  # (v, bytes)
-    keys = packed.view(np.dtype((np.void, packed.shape[1]))).reshape(-1)
-    distinct, which = np.unique(keys, return_inverse=True)
-    order = np.argsort(which, kind="stable")
-    counts = np.bincount(which.reshape(-1), minlength=len(distinct))
-    bits = distinct.view(np.uint8).reshape(len(distinct), -1)
-    patterns = np.unpackbits(bits, axis=1, count=n).astype(bool)
-    for pattern, columns in zip(patterns, np.split(order, np.cumsum(counts)[:-1]), strict=True):
-        yield ~pattern, columns

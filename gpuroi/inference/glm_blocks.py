@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from gpuroi.backends.base import Array, Backend
 from gpuroi.errors import DataError
 from gpuroi.inference.design import DesignBasis
 
-__all__ = ["Estimates", "Model", "solve_block"]
+__all__ = ["Estimates", "Model", "Sums", "solve_block", "sums_by_kernel"]
 
 Matrix = NDArray[np.float64]
 
@@ -83,6 +84,11 @@ class Model:
         )
 
     @property
+    def needs_sums_alone(self) -> bool:
+        """Can the CPU do without the residuals themselves, unless there are element-wise regressors?"""
+        return self.backend.name == "cpu" and self.groups is None
+
+    @cached_property
     def on_constant(self) -> list[Matrix]:
         """Estimates of each contrast for data that are 1 everywhere, (r, 1): 0 exactly where rounding alone is left."""
         ones = self.basis.u.T @ np.ones(self.basis.n)
@@ -91,16 +97,20 @@ class Model:
         return [np.where(np.abs(v) < least, 0.0, v)[:, None] for v, least in zip(found, floor, strict=True)]
 
 
-def solve_block(model: Model, y: Array, covariates: list[Array]) -> tuple[list[Estimates], Array, Array]:
+def solve_block(
+    model: Model, y: Array, covariates: list[Array], *, sums: Sums | None = None
+) -> tuple[list[Estimates], Array, Array]:
     """Fit a block of elements and test every contrast.
 
     Parameters
     ----------
     model : Model
-    y : float64 array, shape (n, w)
-        Data without NaN; overwritten.
-    covariates : list of float64 arrays, shape (n, w)
-        Element-wise regressors; overwritten.
+    y : float32 or float64 array, shape (n, w)
+        Data without NaN.
+    covariates : list of float arrays, shape (n, w)
+        Element-wise regressors.
+    sums : Sums, optional
+        `sums_by_kernel(model, y)`, if they are known.
 
     Returns
     -------
@@ -112,35 +122,69 @@ def solve_block(model: Model, y: Array, covariates: list[Array]) -> tuple[list[E
         Elements of which an element-wise regressor depends on the other regressors: all is NaN.
     """
     backend, xp = model.backend, model.backend.xp
-    constant = xp.all(y == y[:1], axis=0)
-    shift = _take_shift(model, y)
-    size = xp.sum(y * y, axis=0)
-    a = model.u.T @ y  # (rank, w)
-    y -= model.u @ a  # two passes: the residuals themselves are squared
     collinear = xp.zeros(y.shape[1], dtype=bool)
-    fit = None
+    fit: Any = None
+    e: Any = None
+    if model.needs_sums_alone and not covariates:
+        sums = sums or sums_by_kernel(model, y)
+    else:
+        e = y.astype(np.float64, order="C", copy=True)
+        sums = _sums_and_residuals(model, e)
     if covariates:
-        fit = _orthogonal_covariates(model, covariates)
+        fit = _orthogonal_covariates(model, [c.astype(np.float64, order="C", copy=True) for c in covariates])
         collinear = fit.collinear
-        d = _coordinates(xp, y, fit.columns)
-    ss = xp.sum(y * y, axis=0)
-    constant |= ss <= _NOTHING_LEFT * size * model.basis.n
-    ss = xp.where(constant | collinear, xp.nan, ss)
+        d = _coordinates(xp, e, fit.columns)
+        sums = sums._replace(left=xp.sum(e * e, axis=0))
+    constant = sums.constant | (sums.left <= _NOTHING_LEFT * sums.size * model.basis.n)
+    ss = xp.where(constant | collinear, xp.nan, sums.left)
     estimates = []
     for c, extra, on_one, as_f in zip(model.in_basis, model.extra, model.on_constant, model.as_f, strict=True):
-        effect = backend.asarray(c) @ a + backend.asarray(on_one) * shift  # (r, w)
+        effect = backend.asarray(c) @ sums.coordinates + backend.asarray(on_one) * sums.shift  # (r, w)
         if fit is not None:
             h = _covariate_weights(model, fit, c, extra, on_one)
             effect = effect + sum(h[:, j] * d[j] for j in range(len(d)))
             effect = xp.where(collinear, xp.nan, effect)
             estimates.append(_with_covariates(model, c, h, effect, ss, as_f))
         elif model.groups is not None:
-            estimates.append(_heteroscedastic(model, c, effect, y, constant, as_f))
+            estimates.append(_heteroscedastic(model, c, effect, e, constant, as_f))
         else:
             estimates.append(_ordinary(model, c, effect, ss, as_f))
     if model.groups is not None and not covariates:
         constant |= xp.isnan(estimates[0].statistic)
     return estimates, constant & ~collinear, collinear
+
+
+class Sums(NamedTuple):
+    """What the ordinary fit of a block needs of its data, float64."""
+
+    shift: Array  # (w,): taken off before all else
+    coordinates: Array  # (rank, w), on the design's basis
+    size: Array  # (w,): sum of squares
+    left: Array  # (w,): sum of squares of the residuals
+    constant: Array  # (w,): bool
+
+
+def _sums_and_residuals(model: Model, y: Array) -> Sums:
+    """The readable version; `y` becomes the residuals."""
+    xp = model.backend.xp
+    constant = xp.all(y == y[:1], axis=0)
+    shift = _take_shift(model, y)
+    size = xp.sum(y * y, axis=0)
+    a = model.u.T @ y  # (rank, w)
+    y -= model.u @ a  # two passes: the residuals themselves are squared
+    return Sums(shift, a, size, xp.sum(y * y, axis=0), constant)
+
+
+def sums_by_kernel(model: Model, y: NDArray[Any]) -> Sums:
+    """The same in one pass over the data, on the CPU. NaN and infinity reach `size`."""
+    from gpuroi.backends.kernels.least_squares import fit_columns
+
+    w = y.shape[1]
+    shift = y[0].astype(np.float64) if model.basis.holds_constant else np.zeros(w)
+    a, size, left = np.empty((model.basis.rank, w)), np.empty(w), np.empty(w)
+    fit_columns(y, model.u, shift, a, size, left)
+    constant = size == 0 if model.basis.holds_constant else np.all(y == y[:1], axis=0)
+    return Sums(shift, a, size, left, constant)
 
 
 def _take_shift(model: Model, values: Array) -> Array:

@@ -17,6 +17,7 @@ from gpuroi.backends.base import Array, Backend
 from gpuroi.errors import DataError, UsageError
 from gpuroi.inference.design import Partition
 from gpuroi.inference.glm_blocks import Model, solve_block
+from gpuroi.inference.projection import moved
 from gpuroi.inference.zscore import f_to_z, t_to_z
 
 __all__ = ["GroupVariances"]
@@ -75,6 +76,12 @@ class GroupVariances:
             return xp.stack(maps)
 
         return statistics
+
+    def on(self, backend: Backend) -> GroupVariances:
+        """The same on another device, which is the current one."""
+        part, groups = self.part, self.model.groups
+        model = Model.of(backend, part.basis, [part.contrast], [part.kind == "F"], groups)
+        return GroupVariances(backend, moved(self.e, self.backend, backend), part, model)
 
     def observed(self) -> tuple[Array, Array]:
         """Observed v or G and their degrees of freedom, float64 (w,)."""

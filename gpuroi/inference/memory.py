@@ -22,6 +22,7 @@ def permutation_peak_bytes(
     as_z: bool = False,
     some_left_out: bool = False,
     stored: bool = False,
+    source_itemsize: int = 0,
     threads: int | None = None,
 ) -> int:
     """Return the bytes that `permutation_test` allocates at its peak on the CPU, beside its input.
@@ -41,6 +42,8 @@ def permutation_peak_bytes(
         Some elements have no statistic, so that whole maps are put together again.
     stored : bool, default False
         The residuals are in a scratch folder.
+    source_itemsize : int, default 0
+        Bytes of a value on disk, where the data are a `ColumnSource`: two blocks a thread are in memory then.
     threads : int, optional
         Of the CPU; as many as it will have by default.
 
@@ -60,7 +63,10 @@ def permutation_peak_bytes(
     residuals = 0 if stored else item * n_subjects * n_elements
     copies = 1 + (some_left_out and not stored)  # the kept elements are copied out
     projecting = (
-        copies * residuals + threads * (3 << 20) + threads * stored * item * n_subjects * block + 28 * n_elements
+        copies * residuals
+        + threads * (3 << 20)
+        + threads * (stored * item + 2 * source_itemsize) * n_subjects * block
+        + 28 * n_elements
     )
     maps = BATCH * item * n_elements * needs_maps
     product = threads * BATCH * n_products * block * item + threads * stored * item * n_subjects * block

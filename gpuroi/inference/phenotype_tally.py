@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,11 @@ from gpuroi.ops.tails import log_p_of_t
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["HISTOGRAM_STEP", "PhenotypeResult", "PhenotypeTally"]
+__all__ = ["HISTOGRAM_STEP", "Counts", "PhenotypeResult", "PhenotypeTally"]
 
 HISTOGRAM_STEP = 0.1  # width of a bin of t
 _BINS = 800  # from -40 to 40; the outermost hold all that lies beyond
+_NOBODY = np.iinfo(np.int64).max  # an empty place among the largest
 _TIE = 32  # rounding errors that two correlations may differ by and still count as equal
 
 
@@ -60,7 +63,32 @@ class PhenotypeResult:
     settings: dict[str, Any]
 
 
-_Candidates = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # phenotype, element, t
+_Candidates = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # phenotype, element, correlation
+
+
+class Counts:
+    """What one thread counts in: a histogram and the largest of each phenotype."""
+
+    def __init__(self, n_phenotypes: int, top: int, dtype: np.dtype[Any]) -> None:
+        self.histogram = np.zeros((n_phenotypes, _BINS), np.int64)
+        self.n_found = np.zeros(n_phenotypes, np.int64)
+        self.sizes = np.full((n_phenotypes, top), -np.inf, dtype)
+        self.largest = np.zeros((n_phenotypes, top), dtype)
+        self.places = np.full((n_phenotypes, top), _NOBODY)
+
+    def keep(
+        self,
+        u: NDArray[Any],
+        df: float,
+        elements: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        two_sided: bool,
+    ) -> None:
+        """Count partial correlations u (p, w) of some phenotypes at some elements."""
+        from gpuroi.backends.kernels.partial_correlation import tally
+
+        kept = (self.sizes, self.largest, self.places)
+        tally(u, df, HISTOGRAM_STEP, elements, columns, two_sided, self.histogram, *kept)
 
 
 class PhenotypeTally:
@@ -76,32 +104,66 @@ class PhenotypeTally:
         self.null = np.empty((0, n_phenotypes))
         self.n, self.df = np.zeros(n_phenotypes, np.int64), np.zeros(n_phenotypes, np.int64)
         self.n_left_out = np.zeros(n_phenotypes, np.int64)
-        self.least = np.full(n_phenotypes, -np.inf)  # what a statistic has to reach to be among the largest
         nobody: NDArray[np.int64] = np.empty(0, np.int64)
         self._candidates: list[_Candidates] = [(nobody, nobody, np.empty(0))]  # the largest so far come first
-        self._n_new, self._most_new = 0, max(1 << 16, 2 * top * n_phenotypes)
+        self._free: list[Counts] = []
         self._lock = threading.Lock()
 
-    def keep(self, backend: Backend, columns: NDArray[np.int64], elements: NDArray[np.int64], t: Array) -> None:
-        """Take what matters of t (p, w) of some phenotypes at some elements."""
-        xp = backend.xp
-        size = xp.abs(t) if self.two_sided else t
-        counts = _histogram(backend, t)
-        least = backend.asarray(self.least[columns])
-        if t.shape[1] > self.top and not np.isfinite(self.least[columns]).all():
-            least = xp.maximum(least, xp.sort(size, axis=1)[:, -self.top])
-        row, place = xp.nonzero(size >= least[:, None])
-        values = backend.to_numpy(t[row, place]).astype(np.float64)
-        row, place = backend.to_numpy(row), backend.to_numpy(place)
+    @contextmanager
+    def counting(self) -> Iterator[Counts]:
+        """Lend one thread what it counts in; it is used again by whoever comes next."""
         with self._lock:
-            self.histogram[columns] += counts
-            self._candidates.append((columns[row], elements[place], values))
-            self._n_new += len(row)
-            if self._n_new > self._most_new:
-                self._keep_largest()
-            for j, column in enumerate(columns):
-                if int(column) in self.maps:
-                    self.maps[int(column)][elements] = backend.to_numpy(t[j])
+            counts = self._free.pop() if self._free else None
+        if counts is None:
+            counts = Counts(len(self.n), self.top, self.dtype)
+        yield counts
+        with self._lock:
+            self._free.append(counts)
+
+    def keep(
+        self,
+        backend: Backend,
+        counts: Counts,
+        columns: NDArray[np.int64],
+        elements: NDArray[np.int64],
+        u: Array,
+        df: float,
+    ) -> None:
+        """Take what matters of the partial correlations u (p, w) of some phenotypes at some elements."""
+        if backend.name == "cpu":
+            counts.keep(u, df, elements, columns, self.two_sided)
+        else:
+            self._keep_on_device(backend, columns, elements, u, df)
+        for j, column in enumerate(columns):
+            if int(column) in self.maps:
+                self.maps[int(column)][elements] = _t_of(backend.to_numpy(u[j]).astype(np.float64), df)
+
+    def _keep_on_device(
+        self, backend: Backend, columns: NDArray[np.int64], elements: NDArray[np.int64], u: Array, df: float
+    ) -> None:
+        xp = backend.xp
+        size = xp.abs(u) if self.two_sided else u
+        self.histogram[columns] += _histogram(backend, u, df)
+        least = xp.sort(size, axis=1)[:, -self.top] if u.shape[1] > self.top else xp.min(size, axis=1)
+        row, place = xp.nonzero(size >= least[:, None])
+        values = backend.to_numpy(u[row, place]).astype(np.float64)
+        row, place = backend.to_numpy(row), backend.to_numpy(place)
+        self._candidates.append((columns[row], elements[place], values))
+        self._keep_largest()
+
+    def n_found(self) -> NDArray[np.int64]:
+        """Elements with a statistic, as the threads have counted them, one number a phenotype."""
+        return np.asarray(np.sum([counts.n_found for counts in self._free], axis=0), np.int64)
+
+    def _gather(self) -> None:
+        """Add up what the threads have counted."""
+        for counts in self._free:
+            self.histogram += counts.histogram
+            column, place = np.nonzero(counts.places != _NOBODY)
+            found = counts.largest[column, place].astype(np.float64)
+            self._candidates.append((column, counts.places[column, place], found))
+        self._free.clear()
+        self._keep_largest()
 
     def _keep_largest(self) -> None:
         """Leave the largest of each phenotype among the candidates: sorted by phenotype, largest first."""
@@ -109,51 +171,56 @@ class PhenotypeTally:
         size = np.abs(value) if self.two_sided else value
         order = np.lexsort((element, -size, column))
         rank = np.arange(len(order)) - np.searchsorted(column[order], column[order])
-        last = order[rank == self.top - 1]
-        self.least[column[last]] = size[last]
         order = order[rank < self.top]
-        self._candidates, self._n_new = [(column[order], element[order], value[order])], 0
+        self._candidates = [(column[order], element[order], value[order])]
 
     def result(self, labels: list[str], n_permutations: int, settings: dict[str, Any]) -> PhenotypeResult:
         """Put the tables together; `n` and `df` have been filled by now."""
-        import pandas as pd
-
-        n, df = self.n, self.df
-        null_t = _t_of(self.null, df)
-        overall = (
-            t_to_z(null_t, np.broadcast_to(df.astype(float), null_t.shape)).max(axis=1) if n_permutations else None
-        )
-        tables = []
-        self._keep_largest()
-        column, element, value = self._candidates[0]
-        edges = np.searchsorted(column, np.arange(len(labels) + 1))
-        for j in range(len(labels)):
-            elements, values = element[edges[j] : edges[j + 1]], value[edges[j] : edges[j + 1]]
-            table = pd.DataFrame(
-                {"phenotype": labels[j], "n": n[j], "df": df[j], "rank": np.arange(1, len(values) + 1)}
-            )
-            table["element"], table["t"] = elements, values
-            table["p"] = _parametric(values, float(df[j]), self.two_sided)
-            table["p_fwe"], table["p_fwe_all"] = np.nan, np.nan
-            if overall is not None:
-                least = self._least_of(values, float(df[j]))
-                table["p_fwe"] = _share(null_t[:, j], least)
-                table["p_fwe_all"] = _share(overall, t_to_z(least, float(df[j])))
-            tables.append(table)
-        top = pd.concat(tables, ignore_index=True)
+        self._gather()
+        null = _t_of(self.null, self.df)
+        top = self._table(labels, null)
         return PhenotypeResult(
             table=top[top["rank"] == 1].drop(columns="rank").reset_index(drop=True),
             top=top,
             histogram=self.histogram,
             histogram_edges=(np.arange(_BINS + 1, dtype=np.float64) - _BINS // 2) * HISTOGRAM_STEP,
-            null=null_t,
+            null=null,
             maps={self.names[j]: values for j, values in self.maps.items()},
             n_left_out=self.n_left_out,
             n_permutations=n_permutations,
             settings={**settings, "two_sided": self.two_sided, "top": self.top},
         )
 
-    def _least_of(self, t: NDArray[np.float64], df: float) -> NDArray[np.float64]:
+    def _table(self, labels: list[str], null: NDArray[np.float64]) -> pd.DataFrame:
+        """The largest of all phenotypes, with their p."""
+        import pandas as pd
+
+        column, element, u = self._candidates[0]  # sorted by phenotype, largest first
+        df = self.df[column].astype(np.float64)
+        t = _t_of(u, df)
+        p_fwe, p_fwe_all = np.full(len(t), np.nan), np.full(len(t), np.nan)
+        if len(null):
+            least = self._least_of(t, df)
+            edges = np.searchsorted(column, np.arange(len(labels) + 1))
+            for j in range(len(labels)):
+                own = slice(edges[j], edges[j + 1])
+                p_fwe[own] = _share(null[:, j], least[own])
+            overall = t_to_z(null, np.broadcast_to(self.df.astype(np.float64), null.shape)).max(axis=1)
+            p_fwe_all[:] = _share(overall, t_to_z(least, df))
+        columns = {
+            "phenotype": np.array(labels, dtype=object)[column],
+            "n": self.n[column],
+            "df": self.df[column],
+            "rank": np.arange(len(column)) - np.searchsorted(column, column) + 1,
+            "element": element,
+            "t": t,
+            "p": _parametric(t, df, self.two_sided),
+            "p_fwe": p_fwe,
+            "p_fwe_all": p_fwe_all,
+        }
+        return pd.DataFrame(columns)
+
+    def _least_of(self, t: NDArray[np.float64], df: NDArray[np.float64]) -> NDArray[np.float64]:
         """What a rearranged t has to reach to count: a few rounding errors of a correlation below the observed one."""
         size = np.abs(t) if self.two_sided else t
         slack = _TIE * float(np.finfo(self.dtype).eps)
@@ -166,16 +233,17 @@ def _t_of(u: Any, df: Any) -> NDArray[np.float64]:
         return np.asarray(u * np.sqrt(df / np.maximum((1 - u) * (1 + u), 0)))
 
 
-def _histogram(backend: Backend, t: Array) -> NDArray[np.int64]:
-    """Count t (p, w) in bins, (p, _BINS)."""
+def _histogram(backend: Backend, u: Array, df: float) -> NDArray[np.int64]:
+    """Count the t of partial correlations u (p, w) in bins, (p, _BINS)."""
     xp = backend.xp
+    t = u * float(np.sqrt(df)) / xp.sqrt(xp.maximum((1 - u) * (1 + u), 1e-30))
     place = xp.clip(xp.floor(t * (1 / HISTOGRAM_STEP)) + _BINS // 2, 0, _BINS - 1).astype(np.int32)
-    place += xp.arange(len(t), dtype=np.int32)[:, None] * _BINS
-    counts = xp.bincount(place.reshape(-1), minlength=len(t) * _BINS)
-    return np.asarray(backend.to_numpy(counts)).reshape(len(t), _BINS)
+    place += xp.arange(len(u), dtype=np.int32)[:, None] * _BINS
+    counts = xp.bincount(place.reshape(-1), minlength=len(u) * _BINS)
+    return np.asarray(backend.to_numpy(counts)).reshape(len(u), _BINS)
 
 
-def _parametric(t: NDArray[np.float64], df: float, two_sided: bool) -> NDArray[np.float64]:
+def _parametric(t: NDArray[np.float64], df: NDArray[np.float64], two_sided: bool) -> NDArray[np.float64]:
     from gpuroi.backends import get_backend
 
     return np.asarray(np.exp(log_p_of_t(get_backend("cpu"), t, df, "two-sided" if two_sided else "greater")))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,19 +15,22 @@ from gpuroi.backends.base import Array, Backend
 from gpuroi.backends.threads import limited_threads
 from gpuroi.errors import DataError, UsageError
 from gpuroi.inference.columns import ColumnSource
-from gpuroi.inference.design import decompose
-from gpuroi.inference.permute import place, scratch_folder
-from gpuroi.inference.phenotype_tally import PhenotypeResult, PhenotypeTally
-from gpuroi.inference.projection import columns_of, for_each_part, parts_of, product_block, residuals, without_constant
+from gpuroi.inference.design import DesignBasis, decompose
+from gpuroi.inference.phenotype_gaps import Gapped, GapProducts
+from gpuroi.inference.phenotype_residuals import DeviceResiduals, HostResiduals, residuals_of
+from gpuroi.inference.phenotype_tally import Counts, PhenotypeResult, PhenotypeTally
+from gpuroi.inference.placing import place, scratch_folder
+from gpuroi.inference.projection import block_of, for_each_part, parts_of, without_constant
 from gpuroi.inference.rearrange import Rearrangements, make_rearrangements
 
 if TYPE_CHECKING:
     import os
 
 
-__all__ = ["phenotype_test"]
+__all__ = ["phenotype_test", "unusable_phenotypes"]
 
-_ROWS = 256  # phenotypes, or phenotypes times rearrangements, in one product
+_ROWS = 256  # phenotypes times rearrangements in one product
+_OBSERVED = 512  # phenotypes in one product, as they are
 
 
 def phenotype_test(
@@ -72,7 +77,7 @@ def phenotype_test(
         Rearrangement k depends on (seed, k) alone and is the same for all phenotypes; among those who have a phenotype
         the subjects keep the order that it gives them.
     device, n_jobs, scratch, progress
-        As in `permutation_test`; progress counts products.
+        As in `permutation_test`; progress counts products with a block of elements.
 
     Returns
     -------
@@ -81,8 +86,8 @@ def phenotype_test(
     Raises
     ------
     DataError
-        Shapes that do not fit; covariates that are not finite; phenotypes that are constant beside the covariates,
-        or leave no degrees of freedom: all are named.
+        Shapes that do not fit; covariates that are not finite; phenotypes that are infinite, constant beside the
+        covariates, or leave no degrees of freedom: all are named.
     UsageError
         An argument outside its range; a map of an unknown phenotype; names that occur twice.
 
@@ -90,8 +95,10 @@ def phenotype_test(
     -----
     The t of a phenotype is that of its regression coefficient, from the partial correlation of phenotype and element.
     One product gives the correlations of a block of elements with all phenotypes; of these only maxima, the largest few
-    and a histogram are kept. Data are read once for each pattern of missing phenotypes, and once more for every few
-    hundred rearranged phenotypes. t from float32 data is right to about 1e-5.
+    and a histogram are kept. Without permutations data are read once, whatever is missing in the phenotypes. With
+    permutations they are read once for each pattern of missing values, and the residuals, which `scratch` takes where
+    memory does not hold them, once for every few hundred rearranged phenotypes. t from float32 data is right to about
+    1e-5.
 
     Familywise p-values are Freedman and Lane's [1]_, as in `permutation_test`: the largest statistic over all elements,
     and for `p_fwe_all` over all phenotypes too, as z where these differ in degrees of freedom.
@@ -116,7 +123,10 @@ def phenotype_test(
         raise UsageError(f"top is {top}, n_permutations {n_permutations}", "keep 1 or more; permute 0 times or more")
     if unknown := [name for name in maps if name not in labels]:
         raise UsageError(f"maps of unknown phenotypes: {', '.join(unknown)}", "use names of phenotypes")
-    tests = list(_patterns(y, z, labels))
+    tests, bad = _patterns(y, z)
+    if bad:
+        listed = ", ".join(f"{labels[j]} {reason}" for j, reason in bad.items())
+        raise DataError(f"phenotypes that cannot be tested: {listed}", "leave them out, or correct them")
     arrangements = None
     if n_permutations:
         arrangements = make_rearrangements(
@@ -134,16 +144,42 @@ def phenotype_test(
     )
     n_rearranged = arrangements.n if arrangements is not None else 0
     found.null = np.full((n_rearranged, len(labels)), np.nan)
-    total = sum(len(test.chunks(_ROWS)) * (1 + n_rearranged) for test in tests)
-    report = _counted(progress, total)
+    report = _counted(progress, sum(_n_products(backend, test, values.shape[1], n_rearranged) for test in tests))
     with backend.activate(), limited_threads(n_jobs), scratch_folder(scratch) as folder:
+        if backend.name == "cpu" and not n_rearranged and len(tests) > 1:
+            _observe_together(backend, values, tests, z, found, dtype, report)
+            tests = []
         for test in tests:
-            e, kept, _, _ = residuals(backend, _rows_of(backend, values, test.present), test, dtype, scratch=folder)
-            run = _Run(backend, e, kept, test, found, flips=errors != "ee")
+            e = residuals_of(backend, values, test.present, test, dtype, keep=n_rearranged > 0, scratch=folder)
+            run = _Run(backend, e, test, found, dtype, flips=errors != "ee")
             run.observe(report)
             if arrangements is not None:
                 run.rearrange(arrangements, report)
+            e.close()
     return found.result(labels, n_rearranged, _settings(arrangements, errors, seed))
+
+
+def unusable_phenotypes(phenotypes: ArrayLike, covariates: ArrayLike, names: Sequence[str]) -> dict[str, str]:
+    """Say which phenotypes `phenotype_test` would refuse, and why: "is constant", "is missing in everybody", ...
+
+    Parameters
+    ----------
+    phenotypes, covariates, names
+        As in `phenotype_test`.
+
+    Returns
+    -------
+    dict of str to str
+        Empty where all can be tested.
+
+    Examples
+    --------
+    >>> age = np.array([20.0, 30, 40, 50])
+    >>> unusable_phenotypes(np.column_stack([age, 0 * age]), np.ones((4, 1)), ["age", "nothing"])
+    {'nothing': 'is constant'}
+    """
+    y, z, labels = _checked(len(np.asarray(phenotypes)), phenotypes, covariates, names)
+    return {labels[j]: reason for j, reason in _patterns(y, z)[1].items()}
 
 
 # ------------------------------------------------------------------ the phenotypes that the same subjects have
@@ -177,66 +213,43 @@ class _Pattern:
         return parts_of(len(self.columns), rows)
 
 
-def _patterns(y: NDArray[np.float64], z: NDArray[np.float64], labels: list[str]) -> Iterator[_Pattern]:
-    """Group the phenotypes by who has them, and take the covariates out of them."""
-    patterns, which = np.unique(~np.isnan(y), axis=1, return_inverse=True)
-    for i, present in enumerate(patterns.T):
-        columns = np.flatnonzero(which.reshape(-1) == i)
-        if not present.any():
-            raise DataError(f"phenotypes that nobody has: {_listed(labels, columns)}", "leave them out")
-        basis = decompose(z[present])
-        if basis.df < 2:
-            raise DataError(
-                f"{int(present.sum())} subjects have {_listed(labels, columns)}, with {basis.rank} independent "
-                "covariates: no degrees of freedom are left",
-                "leave these phenotypes out, or covariates",
-            )
+def _patterns(y: NDArray[np.float64], z: NDArray[np.float64]) -> tuple[list[_Pattern], dict[int, str]]:
+    """Group the phenotypes by who has them and take the covariates out of them; say what is wrong with others."""
+    bad = {int(j): "has infinite values" for j in np.flatnonzero(np.isinf(y).any(axis=0))}
+    there = ~np.isnan(y.T)
+    same: dict[bytes, list[int]] = {}
+    for i, bits in enumerate(np.packbits(there, axis=1)):
+        if i not in bad:
+            same.setdefault(bits.tobytes(), []).append(i)
+    found = []
+    for columns in map(np.array, same.values()):
+        present = there[columns[0]]
+        n, basis = int(present.sum()), _basis(z[present])
+        if basis is None:
+            reason = "is missing in everybody" if n == 0 else f"is there in {n} of {len(y)} only: too few to be tested"
+            bad.update(dict.fromkeys(columns.tolist(), reason))
+            continue
         traits = y[np.ix_(present, columns)]
         size = np.abs(traits).max(axis=0)
         rest = traits - basis.u @ (basis.u.T @ traits)
         rest -= basis.u @ (basis.u.T @ rest)  # twice: what the first left of a large mean
         length = np.linalg.norm(rest, axis=0)
-        constant = ~(length > 1e-10 * size * np.sqrt(len(traits)))
-        if constant.any():
-            raise DataError(
-                f"constant beside the covariates: {_listed(labels, columns[constant])}", "leave these phenotypes out"
-            )
-        yield _Pattern(present, columns, rest / length, basis.u)
+        good = length > 1e-10 * size * np.sqrt(n)
+        for j in np.flatnonzero(~good).tolist():
+            varies = np.ptp(traits[:, j]) > 0
+            bad[int(columns[j])] = "is constant beside the covariates" if varies else "is constant"
+        if good.any():
+            found.append(_Pattern(present, columns[good], rest[:, good] / length[good], basis.u))
+    return found, dict(sorted(bad.items()))
 
 
-def _listed(labels: list[str], columns: NDArray[np.int64]) -> str:
-    named = ", ".join(labels[j] for j in columns[:8])
-    return named + (f" and {len(columns) - 8} more" if len(columns) > 8 else "")
-
-
-class _RowsOfColumns:
-    """Some subjects of a source of columns."""
-
-    def __init__(self, source: ColumnSource, present: NDArray[np.bool_]) -> None:
-        self._source, self._present = source, present
-        self.shape, self.dtype = (int(present.sum()), source.shape[1]), source.dtype
-
-    def columns(self, start: int, stop: int) -> NDArray[Any]:
-        return self._source.columns(start, stop)[self._present]
-
-
-class _RowsOfArray:
-    """Some subjects of an array, without a copy of all of it."""
-
-    def __init__(self, backend: Backend, array: Array, present: NDArray[np.bool_]) -> None:
-        self._array, self._where = array, backend.asarray(np.flatnonzero(present))
-        self.shape, self.dtype = (int(present.sum()), array.shape[1]), array.dtype
-
-    def __getitem__(self, key: Any) -> Array:
-        return self._array[:, key[1]][self._where]
-
-
-def _rows_of(backend: Backend, values: Array | ColumnSource, present: NDArray[np.bool_]) -> Any:
-    if present.all():
-        return values
-    if isinstance(values, ColumnSource):
-        return _RowsOfColumns(values, present)
-    return _RowsOfArray(backend, values, present)
+def _basis(z: NDArray[np.float64]) -> DesignBasis | None:
+    """The covariates, decomposed; None where they leave no degrees of freedom for a phenotype."""
+    try:
+        basis = decompose(z)
+    except DataError:
+        return None
+    return basis if basis.df > 1 else None
 
 
 # ------------------------------------------------------------------ the products of one pattern
@@ -246,32 +259,44 @@ class _Run:
     """The products of the phenotypes of one pattern with all elements."""
 
     def __init__(
-        self, backend: Backend, e: Any, kept: NDArray[np.bool_], test: _Pattern, found: PhenotypeTally, *, flips: bool
+        self,
+        backend: Backend,
+        e: HostResiduals | DeviceResiduals,
+        test: _Pattern,
+        found: PhenotypeTally,
+        dtype: np.dtype[Any],
+        *,
+        flips: bool,
     ) -> None:
-        self.backend, self.e, self.test, self.found = backend, e, test, found
-        self.elements = np.flatnonzero(kept)  # of the columns of e
-        found.n_left_out[test.columns] = int((~kept).sum())
-        found.n[test.columns], found.df[test.columns] = len(test.z), test.df
+        self.backend, self.e, self.test, self.found, self.dtype = backend, e, test, found, dtype
         self.nuisance = test.z if flips else without_constant(test.z)
-        self.parts = parts_of(e.shape[1], product_block(backend, e))
 
-    def observe(self, report: Callable[[], None]) -> None:
+    @cached_property
+    def chunks(self) -> list[tuple[NDArray[np.int64], Array]]:
+        """Phenotypes of one product, as they are, and their weights (p, n)."""
+        test = self.test
+        return [(test.columns[some], self._weights(test.traits[:, some].T)) for some in test.chunks(_OBSERVED)]
+
+    def observe(self, report: Callable[[int], None]) -> None:
         """Statistics of the phenotypes as they are: the largest, the histogram, the maps."""
-        backend = self.backend
-        for chunk in self.test.chunks(_ROWS):
-            weights = backend.asarray(self.test.traits[:, chunk].T.astype(self.e.dtype))  # (p, n)
-            columns = self.test.columns[chunk]
+        test, found = self.test, self.found
 
-            def keep(part: slice, weights: Array = weights, columns: NDArray[np.int64] = columns) -> None:
-                u = weights @ self._residuals(part)  # (p, w)
-                nothing = backend.xp.empty((len(u), 0, u.shape[1]), dtype=u.dtype)
-                t = backend.permutation_statistics(u[:, None, :], nothing, float(self.test.df), False)
-                self.found.keep(backend, columns, self.elements[part], t)
+        def keep(part: slice) -> None:
+            e, elements = self.e.block(part)
+            with found.counting() as counts:
+                self.keep(counts, e, elements)
+            report(len(self.chunks))
 
-            for_each_part(keep, self.parts, backend)
-            report()
+        for_each_part(keep, self.e.parts, self.backend)
+        found.n[test.columns], found.df[test.columns] = len(test.z), test.df
+        found.n_left_out[test.columns] = self.e.n_left_out
 
-    def rearrange(self, arrangements: Rearrangements, report: Callable[[], None]) -> None:
+    def keep(self, counts: Counts, e: Array, elements: NDArray[np.int64]) -> None:
+        """Keep what matters of the phenotypes at some elements, from their residuals (n, w)."""
+        for columns, weights in self.chunks if len(elements) else ():
+            self.found.keep(self.backend, counts, columns, elements, weights @ e, float(self.test.df))
+
+    def rearrange(self, arrangements: Rearrangements, report: Callable[[int], None]) -> None:
         """Largest statistic of every rearrangement and phenotype."""
         for chunk in self.test.chunks(_ROWS):
             width = chunk.stop - chunk.start
@@ -283,8 +308,7 @@ class _Run:
                 full = np.concatenate([rows, np.repeat(rows[-1:], together - k, axis=0)])
                 largest = self._largest(full, self.test.traits[:, chunk])[:k]
                 self.found.null[start : start + k, self.test.columns[chunk]] = largest
-                for _ in range(k):
-                    report()
+                report(k * len(self.e.parts))
 
     def _largest(self, rows: NDArray[np.int32], traits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Largest partial correlation over the elements, (k, p)."""
@@ -293,23 +317,79 @@ class _Run:
         (k, n), p, q = rows.shape, traits.shape[1], self.nuisance.shape[1]
         effect = (traits[to] * sign[..., None]).transpose(0, 2, 1).reshape(k * p, n)
         taken = (self.nuisance[to] * sign[..., None]).transpose(0, 2, 1).reshape(k * q, n)
-        weights = backend.asarray(np.concatenate([effect, taken]).astype(self.e.dtype))
-        tiny = 16 * float(np.finfo(self.e.dtype).eps)  # less left of a rearranged residual lies in the nuisance
+        weights = self._weights(np.concatenate([effect, taken]))
+        tiny = 16 * float(np.finfo(self.dtype).eps)  # less left of a rearranged residual lies in the nuisance
         found: list[Array] = []
 
         def largest(part: slice) -> None:
-            product = weights @ self._residuals(part)  # (k p + k q, w)
+            e, elements = self.e.block(part)
+            if not len(elements):
+                return
+            product = weights @ e  # (k p + k q, w)
             u, w = product[: k * p].reshape(k, p, product.shape[1]), product[k * p :].reshape(k, q, product.shape[1])
             rest = 1 - (w * w).sum(axis=1)  # (k, w)
             u *= xp.where(rest > tiny, 1 / xp.sqrt(xp.maximum(rest, tiny)), 0)[:, None]
             found.append(xp.maximum(u.max(axis=2), -u.min(axis=2)) if self.found.two_sided else u.max(axis=2))
 
-        for_each_part(largest, self.parts, backend)
+        for_each_part(largest, self.e.parts, backend)
         most = xp.stack(found).max(axis=0)
         return np.asarray(backend.to_numpy(most), np.float64)  # sync: reads k p maxima
 
-    def _residuals(self, part: slice) -> Array:
-        return columns_of(self.backend, self.e, part)
+    def _weights(self, rows: NDArray[np.float64]) -> Array:
+        return self.backend.asarray(np.ascontiguousarray(rows, dtype=self.dtype))
+
+
+def _observe_together(
+    backend: Backend,
+    values: Array | ColumnSource,
+    tests: list[_Pattern],
+    z: NDArray[np.float64],
+    found: PhenotypeTally,
+    dtype: np.dtype[Any],
+    report: Callable[[int], None],
+) -> None:
+    """Statistics of the phenotypes of all patterns as they are, in one pass over the data."""
+    everybody = np.ones(len(z), np.bool_)
+    e = HostResiduals(values, everybody, decompose(z).u, dtype, keep=False, scratch=None)
+    whole = [_Run(backend, e, test, found, dtype, flips=False) for test in tests if test.present.all()]
+    gaps = GapProducts([test for test in tests if not test.present.all()], dtype)
+    n_products = sum(len(test.chunks(_OBSERVED)) for test in tests)
+
+    def keep(part: slice) -> None:
+        data = e.values(part)
+        rest, elements = e.block(part, data)
+        n_found = np.zeros(len(found.n), np.int64)
+        with found.counting() as counts:
+            for run in whole:
+                run.keep(counts, rest, elements)
+                n_found[run.test.columns] += len(elements)
+
+            def keep_gapped(test: Gapped, some: NDArray[np.int64], u: NDArray[Any]) -> None:
+                n_found[test.columns] += len(some)
+                if len(some):
+                    found.keep(backend, counts, test.columns, some, u, float(test.df))
+
+            gaps.observe(rest, elements, data, part.start, keep_gapped)
+            counts.n_found += n_found
+        report(n_products)
+
+    for_each_part(keep, e.parts, backend)
+    for test in tests:
+        found.n[test.columns], found.df[test.columns] = len(test.z), test.df
+    n_found = found.n_found()
+    if not n_found.all():
+        raise DataError(
+            f"no element has a statistic for {np.count_nonzero(n_found == 0)} of {len(n_found)} phenotypes: all are "
+            "constant or hold missing values",
+            "check the data and the mask",
+        )
+    found.n_left_out[:] = values.shape[1] - n_found
+
+
+def _n_products(backend: Backend, test: _Pattern, v: int, n_rearranged: int) -> int:
+    """How many blocks of elements are multiplied for a pattern, for the progress."""
+    n_parts = len(parts_of(v, block_of(len(test.present)))) if backend.name == "cpu" else 1
+    return n_parts * (len(test.chunks(_OBSERVED)) + len(test.chunks(_ROWS)) * n_rearranged)
 
 
 def _among(rows: NDArray[np.int32], present: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -343,19 +423,18 @@ def _checked(
             f"covariates are missing or infinite in row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:8] + 1))}",
             "leave these subjects out of data, phenotypes and covariates",
         )
-    if infinite := [labels[j] for j in np.flatnonzero(np.isinf(y).any(axis=0))]:
-        raise DataError(f"infinite values in {', '.join(infinite[:8])}", "write NaN where a value is missing")
     return y, z, labels
 
 
-def _counted(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
-    done = 0
+def _counted(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
+    done, lock = 0, threading.Lock()
 
-    def report() -> None:
+    def report(n: int) -> None:
         nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
+        with lock:
+            done += n
+            if progress is not None:
+                progress(done, total)
 
     return report
 

@@ -133,6 +133,17 @@ class StatisticsPlan:
         return self.tfce_graph
 
     @property
+    def null_names(self) -> list[str]:
+        """Null distributions that are kept."""
+        clusters = ["max_size", "max_mass"] if self.cluster_threshold is not None else []
+        return ["max_stat", *clusters, *(["max_tfce"] if self.tfce else [])]
+
+    @property
+    def step(self) -> float | str | None:
+        """The step of TFCE as the backends take it: None is the exact integral."""
+        return None if self.tfce_step == "exact" else self.tfce_step
+
+    @property
     def needs_maps(self) -> bool:
         """Whole maps are needed, not their maxima alone."""
         return self.tfce or self.cluster_threshold is not None

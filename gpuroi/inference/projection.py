@@ -13,8 +13,10 @@ The nuisance is thus projected out of every rearranged sample anew: `w` is what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuroi.backends.base import Array, Backend
-from gpuroi.backends.threads import one_blas_thread, run_blocks
+from gpuroi.backends.threads import one_ahead, one_blas_thread, run_blocks
 from gpuroi.errors import DataError, UsageError
 from gpuroi.inference.columns import ColumnSource, StoredColumns
 from gpuroi.inference.design import Partition
@@ -35,9 +37,12 @@ __all__ = [
     "Source",
     "Spanned",
     "block_of",
+    "cached_width",
     "columns_of",
     "for_each_block",
+    "for_each_columns",
     "for_each_part",
+    "moved",
     "parts_of",
     "product_block",
     "residuals",
@@ -47,10 +52,9 @@ __all__ = [
 METHODS = ("freedman-lane", "draper-stoneman", "ter-braak")
 BATCH = 64  # rearrangements in one product: below 50 it is slow, above 100 the maps leave the cache
 _BLOCK = 2048  # elements in one product on the CPU, which one thread takes: it stays in the cache until it is counted
-_IN_CACHE = (
-    1 << 17
-)  # residuals at a time while the nuisance is projected out: 1 MB in float64; 8 MB took 3 times as long
+_IN_CACHE = 1 << 17  # values at a time of a pass in several steps: 1 MB in float64; 8 MB took 3 times as long
 _MOST_VALUES = 1 << 23  # of the residuals in one product: 256 MB in float64
+_MOVED_BYTES = 1 << 28  # that the host holds on the way from one device to another
 _CONSTANT = 1e-12  # residuals of this size, relative to the data, are rounding
 
 
@@ -129,6 +133,11 @@ def block_of(n_subjects: int) -> int:
     return max(64, min(_BLOCK, 1 << max(1, _MOST_VALUES // n_subjects).bit_length() - 1))
 
 
+def cached_width(n_subjects: int) -> int:
+    """Elements at a time on the CPU where several steps follow each other: they stay in the cache meanwhile."""
+    return min(block_of(n_subjects), max(64, _IN_CACHE // n_subjects))
+
+
 class Spanned(Protocol):
     """A design as orthonormal bases: `z` (n, q) of the nuisance, `x_orth` (n, r) of the effect."""
 
@@ -153,6 +162,9 @@ class Source(Protocol):
 
     def prepare(self, rows: NDArray[np.int32]) -> Callable[[slice], Array]:
         """Return what computes the statistics of some rearrangements, (k, elements of the block)."""
+
+    def on(self, backend: Backend) -> Source:
+        """Return the same on another device, which is the current one."""
 
 
 def for_each_block(source: Source, rows: NDArray[np.int32], use: Callable[[slice, Array], None]) -> None:
@@ -197,8 +209,22 @@ class Rearranged:
         """t or F, (k, part of w), of a block of elements; k at most `batch`."""
         k = len(rows)
         full = np.concatenate([rows, np.repeat(rows[-1:], self.batch - k, axis=0)])
-        weights = self.backend.asarray(self.projection.weights(full).astype(self.e.dtype))
-        return lambda part: self.projection.statistics(self.backend, weights @ self.residuals(part), self.batch)[:k]
+        weights = self.projection.weights(full).astype(self.e.dtype)
+        return lambda part: self.projection.statistics(self.backend, self._product(weights, part), self.batch)[:k]
+
+    def _product(self, weights: NDArray[np.floating], part: slice) -> Array:
+        whole = self.block >= self.e.shape[1] and not isinstance(self.e, StoredColumns)
+        return self._multiply(weights) if whole else self.backend.products(self.residuals(part))(weights)
+
+    @cached_property
+    def _multiply(self) -> Callable[[NDArray[np.floating]], Array]:
+        """Product with all residuals, where one takes them all: what can be worked out of them is kept."""
+        return self.backend.products(self.e)
+
+    def on(self, backend: Backend) -> Rearranged:
+        """The same on another device, which is the current one."""
+        e = moved(self.e, self.backend, backend)
+        return dataclasses.replace(self, backend=backend, e=e, block=product_block(backend, e))
 
     def residuals(self, part: slice) -> Array:
         """Residuals of a block of elements, on the device."""
@@ -244,18 +270,15 @@ def residuals(
     basis = backend.asarray(np.hstack([part.z, part.x_orth]) if full_model else part.z)
     n, v = data.shape
     block = block_of(n)
-    width = min(block, max(64, _IN_CACHE // n)) if backend.name == "cpu" else block
+    width = cached_width(n) if backend.name == "cpu" else block
     file = None if scratch is None else scratch / f"residuals-{len(list(scratch.iterdir()))}"
     e = xp.empty((n, v), dtype=dtype) if file is None else StoredColumns(file, (n, v), dtype, block=block)
     effect = backend.asarray(part.x_orth)
     along, lengths = xp.empty((effect.shape[1], v), dtype=np.float64), xp.empty(v, dtype=np.float64)
     keep = xp.empty(v, dtype=np.bool_)
 
-    def project(part_of: slice) -> None:
-        if isinstance(data, ColumnSource):
-            values = backend.asarray(data.columns(part_of.start, part_of.stop))
-        else:
-            values = data[:, part_of]
+    def project(part_of: slice, columns: list[Array]) -> None:
+        (values,) = columns
         scaled = xp.empty(values.shape, dtype=dtype) if isinstance(e, StoredColumns) else e[:, part_of]
         for some in parts_of(values.shape[1], width):
             rest = values[:, some].astype(np.float64)
@@ -271,7 +294,7 @@ def residuals(
         if isinstance(e, StoredColumns):
             e.write(part_of.start, backend.to_numpy(scaled))
 
-    for_each_part(project, parts_of(v, block), backend)
+    for_each_columns([data], parts_of(v, block), backend, project)
     kept = backend.to_numpy(keep)  # sync: reads which elements have a statistic
     if not kept.any():
         raise _nothing_left(backend, data)
@@ -293,6 +316,19 @@ def columns_of(backend: Backend, e: Array | StoredColumns, part: slice) -> Array
     return backend.asarray(columns) if isinstance(e, StoredColumns) else columns
 
 
+def moved(array: Array | StoredColumns, source: Backend, target: Backend) -> Array | StoredColumns:
+    """Return a copy on another device, which is the current one; what is on disk stays there."""
+    if isinstance(array, StoredColumns):
+        return array
+    out = target.xp.empty(array.shape, dtype=array.dtype)
+    at_once = max(1, _MOVED_BYTES // max(1, array.nbytes // max(1, len(array))))
+    for rows in parts_of(len(array), at_once):
+        with source.activate():
+            host = source.to_numpy(array[rows])
+        out[rows] = target.asarray(host)
+    return out
+
+
 def product_block(backend: Backend, e: Array | StoredColumns) -> int:
     """Return how many elements of residuals (n, w) a product takes: all of them where they lie on a device."""
     n, w = e.shape
@@ -311,6 +347,47 @@ def for_each_part(work: Callable[[slice], None], parts: list[slice], backend: Ba
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             for part in parts[start:stop]:
                 work(part)
+
+    if backend.name != "cpu":
+        some(0, len(parts))
+        return
+    with one_blas_thread():
+        run_blocks(some, len(parts))
+
+
+def for_each_columns(
+    arrays: Sequence[Array | ColumnSource],
+    parts: list[slice],
+    backend: Backend,
+    work: Callable[[slice, list[Array]], None],
+) -> None:
+    """Call `work(part, columns)` for every block of elements, on the CPU from several threads.
+
+    Parameters
+    ----------
+    arrays : sequence of array or ColumnSource, shape (n, v)
+    parts : list of slice
+        Blocks of elements.
+    backend : Backend
+    work : callable
+        Takes the block and its columns of each array, (n, part), on the device.
+
+    Notes
+    -----
+    While a thread computes a block of a source, another one reads and decodes the next: two blocks a thread are in
+    memory.
+    """
+    stored = any(isinstance(array, ColumnSource) for array in arrays)
+
+    def read(part: slice) -> list[Array]:
+        return [a.columns(part.start, part.stop) if isinstance(a, ColumnSource) else a[:, part] for a in arrays]
+
+    def some(start: int, stop: int) -> None:
+        mine = parts[start:stop]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            for part, columns in one_ahead(read, mine) if stored else ((part, read(part)) for part in mine):
+                work(part, [c if backend.owns(c) else backend.asarray(c) for c in columns])
+                del columns
 
     if backend.name != "cpu":
         some(0, len(parts))

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from gpuroi._card import Card, HasCard
+
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
@@ -13,7 +17,7 @@ __all__ = ["PermutationResult", "PermutationState"]
 
 
 @dataclass(frozen=True)
-class PermutationResult:
+class PermutationResult(HasCard):
     """Statistics of one contrast with their permutation p-values.
 
     Attributes
@@ -74,6 +78,21 @@ class PermutationResult:
         """The smallest p-value that this many rearrangements can give."""
         return 1 / self.n_permutations
 
+    def _card(self) -> Card:
+        run = "all that exist" if self.exhaustive else f"p is {self.smallest_p:.3g} or more"
+        facts = [
+            ("elements", f"{self.statistic.size - self.n_left_out} tested, {self.n_left_out} left out"),
+            ("permutations", f"{self.n_permutations} ({run})"),
+            ("largest", f"{_largest(self.statistic):.4g}; familywise p {_smallest(self.p_fwe)}"),
+            ("FWE p <= 0.05", f"{np.count_nonzero(self.p_fwe <= 0.05)} elements"),
+        ]
+        if self.tfce_p_fwe is not None:
+            facts.append(("TFCE p <= 0.05", f"{np.count_nonzero(self.tfce_p_fwe <= 0.05)} elements"))
+        clusters = self.cluster_table
+        if clusters is not None:
+            clusters = clusters.sort_values("mass", ascending=False, kind="stable")
+        return Card("Permutation test", facts, clusters, "clusters")
+
 
 @dataclass
 class PermutationState:
@@ -95,3 +114,14 @@ class PermutationState:
     counts: NDArray[Any]
     null: dict[str, NDArray[Any]]
     key: str
+
+
+def _largest(values: NDArray[Any]) -> float:
+    """Return the value that is farthest from 0, with its sign."""
+    there = values[~np.isnan(values)]
+    return float(there[np.abs(there).argmax()]) if there.size else float("nan")
+
+
+def _smallest(p: NDArray[Any]) -> str:
+    there = p[~np.isnan(p)]
+    return f"{there.min():.3g}" if there.size else "n/a"
