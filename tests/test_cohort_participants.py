@@ -89,7 +89,7 @@ def test_tables_that_are_refused(text, what):
 
 def test_a_table_that_is_not_utf8_and_one_that_is_not_there():
     Path("latin.tsv").write_bytes("participant_id\tname\n01\tJos\xe9\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.tsv: byte 26 is not UTF-8"):
+    with pytest.raises(DataError, match=r"latin\.tsv: not a text file in UTF-8: byte 26"):
         read_participants("latin.tsv", map_column=None)
     with pytest.raises(DataError, match="no such file"):
         read_participants("absent.tsv")

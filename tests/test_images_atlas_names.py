@@ -90,7 +90,7 @@ def test_lists_with_tabs_spaces_or_no_colours(tmp_path):
     ("name", "text", "message"),
     [
         ("a.tsv", "id\tlabel\n1\tx\n", "no column index and no column name, it has id, label"),
-        ("a.tsv", "", "columns"),
+        ("a.tsv", "", "the table is empty"),
         ("a.tsv", "index\tname\n1\tx\n1\ty\n", "number 1 is there twice, as 'x' and 'y'"),
         ("a.tsv", "index\tname\n1.5\tx\n", "'1.5' is not the number of a region"),
         ("a.tsv", "index\tname\n-4\tx\n", "'-4' is not the number"),
@@ -103,7 +103,7 @@ def test_lists_with_tabs_spaces_or_no_colours(tmp_path):
         ("a.xml", '<!DOCTYPE a [<!ENTITY b "c">]><atlas><label index="1">&b;</label></atlas>', "entities"),
         ("a.xml", "<atlas><label>x</label></atlas>", "None is not the number"),
         ("a.json", "{}", "not a known table"),
-        ("a.txt", "1 a\0b", "no table of names"),
+        ("a.txt", "1 a\0b", "not a text file"),
     ],
 )
 def test_broken_tables_are_named(tmp_path, name, text, message):

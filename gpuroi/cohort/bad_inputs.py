@@ -6,11 +6,14 @@ import difflib
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpuroi.errors import DataError
+from gpuroi.images.text_files import clipped, listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["BadInput", "BadInputsError", "unknown_name"]
+
+_MOST_COMPARED = 2000  # names, to find the one that was meant: each takes time
 
 
 class BadInput(NamedTuple):
@@ -38,8 +41,8 @@ class BadInputsError(DataError):
     def __init__(self, bad_inputs: Sequence[BadInput], hint: str = "") -> None:
         self.bad_inputs = tuple(bad_inputs)
         lines = [_line(row) for row in self.bad_inputs]
-        listed = lines[0] if len(lines) == 1 else f"{len(lines)} problems in the input:\n  " + "\n  ".join(lines)
-        super().__init__(listed, hint)
+        said = lines[0] if len(lines) == 1 else f"{len(lines)} problems in the input:\n  " + "\n  ".join(lines)
+        super().__init__(said, hint)
 
     def __reduce__(self) -> tuple[type[BadInputsError], tuple[object, ...]]:
         return type(self), (self.bad_inputs, self.hint)
@@ -47,10 +50,9 @@ class BadInputsError(DataError):
 
 def unknown_name(name: str, known: Sequence[str], where: str, kind: str) -> DataError:
     """Return the error for a name that does not exist; its hint lists those that do, and the nearest."""
-    near = difflib.get_close_matches(name, known, n=1)
-    listed = ", ".join(known[:40]) + (f" and {len(known) - 40} more" if len(known) > 40 else "")
-    hint = f' (did you mean "{near[0]}"?)' if near else ""
-    return DataError(f'{where}: "{name[:80]}" is none of the {kind}', f"{kind}: {listed}{hint}")
+    near = difflib.get_close_matches(clipped(name), known[:_MOST_COMPARED], n=1)
+    hint = f' (did you mean "{clipped(near[0])}"?)' if near else ""
+    return DataError(f'{where}: "{clipped(name)}" is none of the {kind}', f"{kind}: {listed(known, 40)}{hint}")
 
 
 def _line(bad: BadInput) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpuroi.cohort.bad_inputs import unknown_name
 from gpuroi.errors import DataError, UsageError
+from gpuroi.images.text_files import clipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
     from gpuroi.cohort.design import CohortDesign
 
-__all__ = ["Contrast", "parse_contrast", "parse_contrasts"]
+__all__ = ["Contrast", "parse_contrast", "parse_contrasts", "refuse_same_label"]
 
 _NAMED = re.compile(r"\s*([^\W\d][\w.-]*)\s*=(.*)", re.DOTALL)
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _WORD = re.compile(r"[^\s+*/();`-]+(?:\[[^\]]*\])?")
-_MOST_DEEP = 20
+_MOST_DEEP, _MOST_CHARACTERS = 20, 20_000
+_MOST_WEIGHT = 1e100  # its square is a number too
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,16 +72,22 @@ def parse_contrasts(texts: Iterable[str], design: CohortDesign) -> list[Contrast
         As `parse_contrast`; two contrasts whose files would have the same name.
     """
     contrasts = [parse_contrast(text, design) for text in texts]
+    refuse_same_label(contrasts)
+    return contrasts
+
+
+def refuse_same_label(contrasts: Iterable[Contrast]) -> None:
+    """Raise `UsageError` if the files of two contrasts would have the same name, capitals or not."""
     seen: dict[str, str] = {}
     for contrast in contrasts:
-        if contrast.label in seen:
+        label = contrast.label.casefold()
+        if label in seen:
             raise UsageError(
-                f'contrasts "{seen[contrast.label]}" and "{contrast.name}": their files would have the same name, '
-                f"contrast-{contrast.label}",
+                f'contrasts "{clipped(seen[label])}" and "{clipped(contrast.name)}": their files would have '
+                f"the same name, contrast-{clipped(contrast.label)}",
                 "give them names of their own: 'first=...' and 'second=...'",
             )
-        seen[contrast.label] = contrast.name
-    return contrasts
+        seen[label] = contrast.name
 
 
 def parse_contrast(text: str, design: CohortDesign) -> Contrast:
@@ -123,10 +131,15 @@ def parse_contrast(text: str, design: CohortDesign) -> Contrast:
     """
     from gpuroi.inference.design import contrast_rows
 
+    if len(text) > _MOST_CHARACTERS:
+        said = f'contrast "{clipped(text)}": {len(text):,} characters, more than {_MOST_CHARACTERS:,}'
+        raise UsageError(said, "give the weights as a file: an FSL .con")
     name, body = _split_name(text, design)
     written = [part.strip() for part in _split_rows(body, design)]
     if not all(written):
-        raise UsageError(f'contrast "{text}" has an empty row', "write it like 'patient=group[T.patient]' or 'a; b'")
+        raise UsageError(
+            f'contrast "{clipped(text)}" has an empty row', "write it like 'patient=group[T.patient]' or 'a; b'"
+        )
     is_table = len(written) > 1
     rows: list[NDArray[np.float64]] = []
     for part in written:
@@ -139,7 +152,7 @@ def parse_contrast(text: str, design: CohortDesign) -> Contrast:
         else:
             rows.append(_Parser(part, text, design).parse())
     weights = np.array(rows)
-    contrast_rows(design.basis, weights, name=f'contrast "{name}"')  # refuses what cannot be estimated
+    contrast_rows(design.basis, weights, name=f'contrast "{clipped(name)}"')  # refuses what cannot be estimated
     return Contrast(name, weights if is_table else weights[0], "F" if is_table else "t", body.strip())
 
 
@@ -190,16 +203,17 @@ class _Parser:
         self.depth = 0
 
     def parse(self) -> NDArray[np.float64]:
-        value = self._sum()
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+            value = self._sum()
         if self._peek():
             self._refuse(f'"{self.row[self.at :][:20]}" is not expected')
         if value[-1] != 0:
             self._refuse("a number stands without a column")
         weights = value[:-1]
-        if not np.isfinite(weights).all():
-            self._refuse("a weight is no finite number")
+        if not (np.abs(weights) < _MOST_WEIGHT).all():
+            self._refuse(f"a weight is no finite number below {_MOST_WEIGHT:g}")
         if not weights.any():
-            raise DataError(f'contrast "{self.text}": all weights are 0', "give at least one other weight")
+            raise DataError(f'contrast "{clipped(self.text)}": all weights are 0', "give at least one other weight")
         return weights
 
     def _sum(self) -> NDArray[np.float64]:
@@ -279,7 +293,7 @@ class _Parser:
         raise self._unknown(word[0])
 
     def _unknown(self, name: str) -> DataError:
-        return unknown_name(name, list(self.place), f'contrast "{self.text}"', "columns of the design")
+        return unknown_name(name, list(self.place), f'contrast "{clipped(self.text)}"', "columns of the design")
 
     def _peek(self) -> str:
         while self.at < len(self.row) and self.row[self.at].isspace():
@@ -293,7 +307,7 @@ class _Parser:
 
     def _refuse(self, what: str) -> NoReturn:
         raise UsageError(
-            f'contrast "{self.text}", character {self.at + 1} of "{self.row}": {what}',
+            f'contrast "{clipped(self.text)}", character {self.at + 1} of "{clipped(self.row)}": {what}',
             "write it like 'patient=group[T.patient]', '2*a - b/2', or 'a; b' for an F test",
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuroi.cohort.bad_inputs import BadInput, BadInputsError, unknown_name
-from gpuroi.cohort.contrasts import Contrast, parse_contrast, parse_contrasts
+from gpuroi.cohort.contrasts import Contrast, parse_contrast, parse_contrasts, refuse_same_label
 from gpuroi.cohort.participants import Participants, values_of
 from gpuroi.errors import DataError
 
@@ -80,7 +80,9 @@ class CohortDesign:
         given = list(contrasts)
         texts = [text for text in given if isinstance(text, str)]
         parsed = iter(parse_contrasts(texts, self))
-        return replace(self, contrasts=[next(parsed) if isinstance(one, str) else one for one in given])
+        made = [next(parsed) if isinstance(one, str) else one for one in given]
+        refuse_same_label(made)
+        return replace(self, contrasts=made)
 
 
 def design_from_matrix(

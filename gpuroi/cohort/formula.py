@@ -16,6 +16,7 @@ from gpuroi.cohort.design import CohortDesign, blocks_of
 from gpuroi.cohort.exclusions import Missing, drop_missing
 from gpuroi.cohort.participants import Participants, values_of
 from gpuroi.errors import DataError, UsageError
+from gpuroi.images.text_files import clipped, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,8 @@ TRANSFORMS = {
 
 _WITH_NUMBER = {"poly": ("", "degree", 1), "bs": ("df", "df", 3)}  # how it is written, its name, the least
 _NESTED = ("center", "scale", "log")
-_MOST_DEEP, _MOST_POWER, _MOST_COLUMNS = 20, 4, 60
+_MOST_DEEP, _MOST_POWER, _MOST_COLUMNS, _MOST_TERMS, _MOST_CHARACTERS = 20, 4, 60, 1000, 20_000
+_BINDING = (("**",), (":",), ("*", "/"), ("+", "-"))  # from the tightest
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<quoted>`[^`]+`)|(?P<name>[^\W\d]\w*)|(?P<number>\d+(?!\w))|(?P<operator>\*\*|[-+:*/(),=~]))", re.UNICODE
@@ -174,14 +176,16 @@ class _Parser:
 
     def parse(self) -> _Read:
         self._left_side()
-        self.read.text = self._sum()
+        self.read.text, _ = self._sum()
         if self._peek().kind != "end":
-            self._refuse(f'"{self._peek().text}" is not expected')
+            self._refuse(f'"{clipped(self._peek().text)}" is not expected')
         if len(self.read.columns) > _MOST_COLUMNS:
             self._refuse(f"{len(self.read.columns)} columns, more than {_MOST_COLUMNS}")
         return self.read
 
     def _tokens(self) -> list[_Token]:
+        if len(self.formula) > _MOST_CHARACTERS:
+            self._refuse(f"{len(self.formula):,} characters in all, more than {_MOST_CHARACTERS:,}", 0)
         found, at = [], 0
         text = self.formula.rstrip()
         while at < len(text):
@@ -200,50 +204,64 @@ class _Parser:
             return
         left = [token.text for token in self.tokens[: tilde[0]]]
         if left not in ([], ["map"]):
-            self._refuse(f'"{" ".join(left)}" stands left of "~"; the maps are what is explained: "map ~ ..."')
+            self._refuse(f'"{clipped(" ".join(left))}" stands left of "~"; the maps are what is explained: "map ~ ..."')
         self.next = tilde[0] + 1
 
-    def _sum(self) -> str:
+    def _sum(self) -> tuple[str, int]:
+        """Return the text, and how many terms it stands for at most: formulaic would make them all."""
+        self._go_deeper()
+        sign = self._take().text if self._peek().text in ("+", "-") else ""
+        text, count = self._operand()
+        parts, counts, operators = [sign, text], [count], []
+        while self._peek().text in ("+", "-", ":", "*", "/", "**"):
+            operators.append(self._take().text)
+            text, count = self._power() if operators[-1] == "**" else self._operand()
+            parts += [operators[-1], text]
+            counts.append(count)
+        self.depth -= 1
+        total = _most_terms(counts, operators)
+        if total > _MOST_TERMS:
+            self._refuse(f"it stands for more than {_MOST_TERMS} terms")
+        return " ".join(part for part in parts if part), total
+
+    def _go_deeper(self) -> None:
         self.depth += 1
         if self.depth > _MOST_DEEP:
             self._refuse(f"more than {_MOST_DEEP} parentheses inside each other")
-        sign = self._take().text if self._peek().text in ("+", "-") else ""
-        parts = [sign, self._operand()]
-        while self._peek().text in ("+", "-", ":", "*", "/", "**"):
-            operator = self._take().text
-            parts += [operator, self._power() if operator == "**" else self._operand()]
-        self.depth -= 1
-        return " ".join(part for part in parts if part)
 
-    def _operand(self) -> str:
+    def _operand(self) -> tuple[str, int]:
         token = self._take()
         if token.text == "(":
-            inside = self._sum()
+            inside, count = self._sum()
             self._expect(")")
-            return f"({inside})"
+            return f"({inside})", count
         if token.kind == "number":
             if token.text not in ("0", "1"):
-                self._refuse(f"the number {token.text}: only 0 and 1 stand alone", token.at)
-            return token.text
+                self._refuse(f"the number {clipped(token.text)}: only 0 and 1 stand alone", token.at)
+            return token.text, 1
         if token.kind == "name" and self._peek().text == "(":
-            return self._call(token)
+            return self._call(token), 1
         name = self._column(token)
         self.read.plain.add(name)
-        return self._placed(name)
+        return self._placed(name), 1
 
-    def _power(self) -> str:
+    def _power(self) -> tuple[str, int]:
         token = self._take()
-        if token.kind != "number" or not 1 <= int(token.text[:9]) <= _MOST_POWER:
-            self._refuse(f'"{token.text}" after **: a whole number from 1 to {_MOST_POWER} is expected', token.at)
-        return token.text
+        if token.kind != "number" or not 1 <= _whole(token.text) <= _MOST_POWER:
+            self._refuse(
+                f'"{clipped(token.text)}" after **: a whole number from 1 to {_MOST_POWER} is expected', token.at
+            )
+        return str(int(token.text)), int(token.text)
 
     def _call(self, function: _Token) -> str:
         if function.text not in TRANSFORMS:
-            self._refuse(f'"{function.text}" is no function of a formula', function.at)
+            self._refuse(f'"{clipped(function.text)}" is no function of a formula', function.at)
+        self._go_deeper()
         self._expect("(")
         argument = self._argument(function.text)
         number = self._number(function.text) if function.text in _WITH_NUMBER else ""
         self._expect(")")
+        self.depth -= 1
         return f"{function.text}({argument}{number})"
 
     def _argument(self, function: str) -> str:
@@ -267,18 +285,18 @@ class _Parser:
         elif written:
             self._refuse(f"{function}() takes its number by name: {TRANSFORMS[function]}")
         token = self._take()
-        if token.kind != "number" or not least <= int(token.text[:9]) <= 20:
-            self._refuse(f'"{token.text}": {keyword} is a whole number from {least} to 20', token.at)
+        if token.kind != "number" or not least <= _whole(token.text) <= 20:
+            self._refuse(f'"{clipped(token.text)}": {keyword} is a whole number from {least} to 20', token.at)
         return f", {written}={int(token.text)}" if written else f", {int(token.text)}"
 
     def _column(self, token: _Token) -> str:
         if token.kind not in ("name", "quoted"):
-            self._refuse(f'"{token.text}" where a column is expected', token.at)
+            self._refuse(f'"{clipped(token.text)}" where a column is expected', token.at)
         if token.kind == "name" and token.text.startswith("__"):
-            self._refuse(f'the name "{token.text}"', token.at)
+            self._refuse(f'the name "{clipped(token.text)}"', token.at)
         name = token.text.strip("`")
         if name not in self.known:
-            raise unknown_name(name, sorted(self.known), f'formula "{self.formula}"', "columns")
+            raise unknown_name(name, sorted(self.known), f'formula "{clipped(self.formula)}"', "columns")
         return name
 
     def _placed(self, name: str) -> str:
@@ -297,15 +315,48 @@ class _Parser:
     def _expect(self, text: str) -> None:
         token = self._take()
         if token.text != text:
-            self._refuse(f'"{token.text}" where "{text}" is expected', token.at)
+            self._refuse(f'"{clipped(token.text)}" where "{text}" is expected', token.at)
 
     def _refuse(self, what: str, at: int | None = None) -> NoReturn:
         place = self.tokens[self.next].at if at is None and hasattr(self, "tokens") else at or 0
         raise UsageError(
-            f'formula "{_short(self.formula)}", character {place + 1}: {what}',
+            f'formula "{clipped(self.formula)}", character {place + 1}: {what}',
             "a formula holds columns, + - : * / ** ( ) 0 1, and the functions "
             f"{', '.join(TRANSFORMS)}; a name with other characters stands in backticks",
         )
+
+
+def _whole(digits: str) -> int:
+    """Return a number that is small; all others are as good as any large one."""
+    return int(digits) if len(digits) < 10 else 10**9
+
+
+def _most_terms(counts: list[int], operators: list[str]) -> int:
+    """Return how many terms operands of so many terms make at most.
+
+    Examples
+    --------
+    >>> _most_terms([1, 1, 1], ["+", "*"]), _most_terms([3, 2], ["**"])
+    (4, 15)
+    """
+    for tight in _BINDING:
+        left, rest = [counts[0]], []
+        for operator, right in zip(operators, counts[1:], strict=True):
+            if operator in tight:
+                left[-1] = min(_combined(left[-1], operator, right), 10 * _MOST_TERMS)
+            else:
+                left.append(right)
+                rest.append(operator)
+        counts, operators = left, rest
+    return counts[0]
+
+
+def _combined(left: int, operator: str, right: int) -> int:
+    if operator == "**":
+        return int((left + 1) ** right) - 1
+    if operator == ":":
+        return left * right
+    return left + right + (left * right if operator == "*" else 0)
 
 
 def _known(participants: Participants, columns: Sequence[str]) -> list[str]:
@@ -334,7 +385,7 @@ def _unusable(name: str, used: Participants, read: _Read, values: pd.Series) -> 
     parsed = pd.to_numeric(cells, errors="coerce")
     if not numeric and name in read.numbers | read.plain and parsed.notna().any():
         odd = [f'"{cell}" ({who})' for cell, who, x in zip(cells, used.ids, parsed, strict=True) if x != x]
-        return [(f"{name} mixes numbers with text: {_listed(odd)}", f"numbers, or C({name}) where all are levels")]
+        return [(f"{name} mixes numbers with text: {listed(odd, 8)}", f"numbers, or C({name}) where all are levels")]
     if not numeric and name in read.numbers:
         return [(f"{name} is text", "numbers, inside a function of numbers")]
     if numeric and not np.isfinite(values.to_numpy(float)).all():
@@ -342,7 +393,7 @@ def _unusable(name: str, used: Participants, read: _Read, values: pd.Series) -> 
         return [(f"{name} is infinite for {', '.join(who)}", "finite numbers")]
     if name in read.logs and (values <= 0).any():
         told = [f"{cell} ({who})" for cell, who, x in zip(cells, used.ids, values, strict=True) if x <= 0]
-        return [(f"log({name}) of {_listed(told)}", "numbers above 0")]
+        return [(f"log({name}) of {listed(told, 8)}", "numbers above 0")]
     counts = Counter(values.tolist())
     if len(counts) == 1:
         return [(f'{name} is "{cells.iloc[0]}" for all {len(used)} people', "a covariate that varies")]
@@ -369,13 +420,15 @@ def _evaluate(
     except Exception as error:  # formulaic's own, and what its functions raise
         said = " ".join(re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).split())
         raise DataError(
-            f'formula "{_short(formula)}" cannot be evaluated: {_restored(said, prefix, read.columns)}',
+            f'formula "{clipped(formula)}" cannot be evaluated: {_restored(said, prefix, read.columns)}',
             "compare it with the values in the table",
         ) from error
     matrix = np.ascontiguousarray(made, dtype=np.float64).reshape(len(used), -1)
     names = [_restored(str(name), prefix, read.columns) for name in made.columns]
     if not names:
-        raise UsageError(f'formula "{formula}" leaves the design without a column', "leave the intercept in: map ~ 1")
+        raise UsageError(
+            f'formula "{clipped(formula)}" leaves the design without a column', "leave the intercept in: map ~ 1"
+        )
     _refuse_not_finite(matrix, names, used.ids, formula)
     spec = made.model_spec.term_indices
     terms = {_restored(str(term), prefix, read.columns): list(places) for term, places in spec.items() if places}
@@ -389,7 +442,7 @@ def _refuse_not_finite(matrix: np.ndarray, names: list[str], ids: list[str], for
         who = [name for name, row in zip(ids, bad.any(axis=1), strict=True) if row]
         which = [name for name, column in zip(names, bad.any(axis=0), strict=True) if column]
         raise DataError(
-            f'formula "{_short(formula)}": {", ".join(which)} is no finite number for {_listed(who)}',
+            f'formula "{clipped(formula)}": {", ".join(which)} is no finite number for {listed(who, 8)}',
             "give the covariates smaller units",
         )
 
@@ -411,11 +464,3 @@ def _restored(text: str, prefix: str, columns: list[str]) -> str:
         return f"{found[1]}`{column}`" if found[1] and not column.isidentifier() else f"{found[1]}{column}"
 
     return re.sub(rf"(\(?){re.escape(prefix)}(\d+)_", name, text)
-
-
-def _listed(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _short(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else f"{text[:most]}..."

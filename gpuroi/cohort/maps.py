@@ -20,6 +20,7 @@ from gpuroi.cohort.grid_check import HasMaps, in_threads, open_maps, read_grid, 
 from gpuroi.cohort.missing import Coverage, MissingData, MissingRule, apply_missing, is_present
 from gpuroi.errors import DataError, UsageError
 from gpuroi.inference.columns import StoredColumns
+from gpuroi.inference.projection import block_of
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -31,7 +32,6 @@ __all__ = ["CohortMaps", "MapReader", "bytes_allowed", "common_dtype", "kept_gri
 
 _log = logging.getLogger("gpuroi")
 _SHARE_OF_FREE = 0.8
-_SCRATCH_COLUMNS = 2048
 _BATCH_BYTES = 64 << 20  # of rows that are read before they go to the scratch file
 
 
@@ -367,7 +367,7 @@ class _ScratchMatrix(StoredColumns):
 
     def __init__(self, folder: str | os.PathLike[str] | None, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         room = tempfile.TemporaryDirectory(prefix="gpuroi-maps-", dir=folder)  # lives as long as self
-        super().__init__(Path(room.name, "maps"), shape, dtype, block=_SCRATCH_COLUMNS)
+        super().__init__(Path(room.name, "maps"), shape, dtype, block=block_of(shape[0]))  # as it is read
         weakref.finalize(self, room.cleanup)
 
     def write_rows(self, start: int, rows: NDArray[Any]) -> None:

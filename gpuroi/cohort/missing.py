@@ -35,8 +35,8 @@ class Coverage:
     n_filled : int
         Values that were replaced by the mean of their element.
     keep : bool array, shape (n_elements,)
-    n_per_element : int64 array, shape (n_kept,)
-        Maps that have each element which stays.
+    counts : int64 array, shape (n_elements,)
+        Maps that have each element.
     missing_per_map : int64 array, shape (n_maps,)
         Elements of the mask that each map does not have.
     """
@@ -49,13 +49,18 @@ class Coverage:
     n_holes: int
     n_filled: int
     keep: NDArray[np.bool_]
-    n_per_element: NDArray[np.int64]
+    counts: NDArray[np.int64]
     missing_per_map: NDArray[np.int64]
+
+    @property
+    def n_per_element(self) -> NDArray[np.int64]:
+        """Maps that have each element which stays; int64, shape (n_kept,)."""
+        return self.counts[self.keep]
 
     @property
     def n_kept(self) -> int:
         """Elements that stay."""
-        return int(self.n_per_element.size)
+        return int(np.count_nonzero(self.keep))
 
     @property
     def text(self) -> str:
@@ -145,7 +150,7 @@ class MissingData:
             n_holes=int(np.count_nonzero(holes)),
             n_filled=int((n - n_per_element[holes]).sum()) if self.rule == "mean" else 0,
             keep=keep,
-            n_per_element=n_per_element[keep],
+            counts=n_per_element,
             missing_per_map=missing_per_map,
         )
 

@@ -7,6 +7,8 @@ import logging
 import os
 import secrets
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +31,11 @@ from gpuroi.errors import DataError, UsageError
 from gpuroi.images.write import as_output_error
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from numpy.typing import DTypeLike, NDArray
 
     from gpuroi.domains import VoxelGrid
 
-__all__ = ["append_maps", "pack_maps", "packing_peak_bytes"]
+__all__ = ["BandWriter", "PackedBand", "append_maps", "hash_files", "pack_maps", "packing_peak_bytes"]
 
 _log = logging.getLogger("gpuroi")
 _DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "uint16")
@@ -49,6 +51,7 @@ def pack_maps(
     overwrite: bool = False,
     threads: int | None = None,
     memory_limit: int | str | None = None,
+    spread: Spread | None = None,
 ) -> MapStore:
     """Pack maps into a zarr store, which screening reads faster than the files and without holding it in memory.
 
@@ -69,6 +72,8 @@ def pack_maps(
     threads : int, optional
     memory_limit : int or str, optional
         `packing_peak_bytes` must be within.
+    spread : callable, optional
+        Packs bands of 128 participants elsewhere: takes a `BandWriter` and the bands, returns what that returned.
 
     Returns
     -------
@@ -110,7 +115,7 @@ def pack_maps(
     _check_memory(reader, memory_limit)
     _refuse_repeated(reader.ids)
     with staged_store(target) as staged:
-        attributes = _attributes(reader, asked, _write_bands(reader, staged))
+        attributes = _attributes(reader, asked, _write_bands(reader, staged, spread=spread))
         _write_group(staged, attributes, reader.grid)
         check_target(target, overwrite)  # somebody else may have been faster
     _say_rounding(reader)
@@ -201,7 +206,68 @@ class _People:
         self.ids, self.maps = ids, maps
 
 
-def _write_bands(reader: MapReader, folder: Path, old: MapStore | None = None) -> tuple[list[str], list[int]]:
+@dataclass(frozen=True)
+class PackedBand:
+    """What was seen while some participants were packed.
+
+    Attributes
+    ----------
+    sha256 : list of str
+        Of their files.
+    missing : list of int
+        Values that each map lacks.
+    largest_relative_error : float
+    n_underflows : int
+        As `MapReader` counts them.
+    """
+
+    sha256: list[str]
+    missing: list[int]
+    largest_relative_error: float = 0.0
+    n_underflows: int = 0
+
+
+@dataclass(frozen=True)
+class BandWriter:
+    """Packs a band of participants from their files alone, as a worker elsewhere does; it can be pickled.
+
+    Attributes
+    ----------
+    ids : list of str
+    maps : list of Path
+    grid : VoxelGrid
+    smoothing_fwhm_mm : float or None
+    dtype : str
+    folder : Path
+        Of the array, which exists and which the worker can write to.
+    """
+
+    ids: list[str]
+    maps: list[Path]
+    grid: VoxelGrid
+    smoothing_fwhm_mm: float | None
+    dtype: str
+    folder: Path
+
+    def __call__(self, band: slice) -> PackedBand:
+        """Pack one band: whole shards, which nobody else writes to."""
+        import zarr
+
+        people = _People(self.ids[band], self.maps[band])
+        reader = MapReader(people, self.grid, smoothing_fwhm_mm=self.smoothing_fwhm_mm, dtype=self.dtype)
+        rows = np.empty(reader.shape, reader.dtype)
+        missing = reader.read(0, rows)[1].tolist()
+        _write_shards(zarr.open_group(self.folder, mode="r+")["maps"], rows, band.start, self.folder)
+        hashes = hash_files(people.maps, reader.threads)
+        return PackedBand(hashes, missing, reader.largest_relative_error, reader.n_underflows)
+
+
+Spread = Callable[[BandWriter, list[slice]], list[PackedBand]]
+
+
+def _write_bands(
+    reader: MapReader, folder: Path, old: MapStore | None = None, *, spread: Spread | None = None
+) -> tuple[list[str], list[int]]:
     """Write the shards that hold the maps of the reader; return the files' hashes and what each map lacks.
 
     With `old`, the maps follow those of the old store, of which the last, unfinished band is written again.
@@ -209,23 +275,35 @@ def _write_bands(reader: MapReader, folder: Path, old: MapStore | None = None) -
     before = 0 if old is None else old.shape[0]
     n, v = before + reader.shape[0], reader.shape[1]
     array = _new_array(folder, (n, v), reader.dtype)
+    starts = range(before // CHUNK_ROWS * CHUNK_ROWS, n, CHUNK_ROWS)
+    bands = [slice(start, min(n, start + CHUNK_ROWS)) for start in starts]
+    if spread is not None:
+        maps = [Path(image.name) for image in reader.images]
+        packed = spread(BandWriter(reader.ids, maps, reader.grid, reader.fwhm_mm, reader.dtype.name, folder), bands)
+        reader.largest_relative_error = max(one.largest_relative_error for one in packed)
+        reader.n_underflows = sum(one.n_underflows for one in packed)
+        return [digest for one in packed for digest in one.sha256], [k for one in packed for k in one.missing]
     sha256: list[str] = []
     missing: list[int] = []
-    width = shard_columns(v)
-    band = np.empty((min(CHUNK_ROWS, n), v), reader.dtype)  # one for all bands: a new one each would make two
-    for start in range(before // CHUNK_ROWS * CHUNK_ROWS, n, CHUNK_ROWS):
-        stop = min(n, start + CHUNK_ROWS)
-        rows = band[: stop - start]
-        held = max(0, before - start)
+    room = np.empty((min(CHUNK_ROWS, n), v), reader.dtype)  # one for all bands: a new one each would make two
+    for band in bands:
+        rows = room[: band.stop - band.start]
+        held = max(0, before - band.start)
         if old is not None and held:
-            old.rows(start, before, out=rows[:held])
-        first = start + held - before
+            old.rows(band.start, before, out=rows[:held])
+        first = band.start + held - before
         missing += reader.read(first, rows[held:])[1].tolist()
-        sha256 += _hashes([Path(image.name) for image in reader.images[first : stop - before]], reader.threads)
-        with as_output_error(folder):
-            for column in range(0, v, width):
-                array[start:stop, column : column + width] = rows[:, column : column + width]
+        sha256 += hash_files([Path(image.name) for image in reader.images[first : band.stop - before]], reader.threads)
+        _write_shards(array, rows, band.start, folder)
     return sha256, missing
+
+
+def _write_shards(array: Any, rows: NDArray[Any], start: int, folder: Path) -> None:
+    """Write all shards of a band, one after the other."""
+    width = shard_columns(rows.shape[1])
+    with as_output_error(folder):
+        for column in range(0, rows.shape[1], width):
+            array[start : start + len(rows), column : column + width] = rows[:, column : column + width]
 
 
 def _new_array(folder: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> Any:
@@ -313,7 +391,7 @@ def _newcomers(store: MapStore, participants: HasMaps) -> _People:
     place = {name: row for row, name in enumerate(store.ids)}
     pairs = list(zip(participants.ids, participants.maps, strict=True))
     known = [(name, path) for name, path in pairs if name in place]
-    seen = _hashes([Path(path) for _, path in known], 8)
+    seen = hash_files([Path(path) for _, path in known], 8)
     other = [name for (name, _), digest in zip(known, seen, strict=True) if digest != store.sha256[place[name]]]
     if other:
         raise DataError(
@@ -379,7 +457,8 @@ def _say_rounding(reader: MapReader) -> None:
         _log.info("%s rounds: largest relative error %.2g%s", reader.dtype, reader.largest_relative_error, lost)
 
 
-def _hashes(paths: list[Path], threads: int) -> list[str]:
+def hash_files(paths: list[Path], threads: int) -> list[str]:
+    """Return the SHA-256 of each file, read by several threads; of a pair (.hdr, .img) that of both."""
     return in_threads(lambda i: _sha256(paths[i]), len(paths), threads)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
+import stat
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ import numpy as np
 
 from gpuroi.cohort.bad_inputs import BadInput, BadInputsError
 from gpuroi.errors import DataError, UsageError
+from gpuroi.images.text_files import MISSING, clipped, listed, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,8 +30,6 @@ __all__ = [
     "read_participants",
     "values_of",
 ]
-
-MISSING = ("", "n/a", "N/A", "NA", "NaN", "nan")  # cells that hold no value; other words are text
 
 _EXCLUDED = ("participant_id", "reason", "detail")
 _FIELD = re.compile(r"\{([^{}]*)\}")
@@ -158,8 +156,8 @@ class Participants:
         ours, theirs = set(here), set(there)
         alone, strangers = [i for i in here if i not in theirs], [i for i in there if i not in ours]
         if len(alone) == len(here):
-            seen = f"no id of {self.path.name}; its ids are {_some(there)}"
-            problems.append(BadInput("", str(other_path), seen, f"ids as {_some(here)}"))
+            seen = f"no id of {self.path.name}; its ids are {listed(there)}"
+            problems.append(BadInput("", str(other_path), seen, f"ids as {listed(here)}"))
         if problems:
             raise BadInputsError(problems, "ids are compared as text: sub-01, 01 and 1 are three people")
         added = other.set_index(key).reindex(here).fillna("").reset_index(drop=True)
@@ -188,9 +186,8 @@ class Participants:
     def _bad_map(self, who: str, path: Path) -> list[BadInput]:
         others = [name for name in _subjects(self._as_given(path)) if name != _label(who)]
         bad = [BadInput(who, str(path), f"sub-{name} in the file name", f"the map of {who}") for name in others]
-        if not path.is_file():
-            bad.append(BadInput(who, str(path), "a folder" if path.is_dir() else "no such file", "a map"))
-        return bad
+        found = _what_is_no_file(path)
+        return [*bad, BadInput(who, clipped(str(path), 500), found, "a map")] if found else bad
 
     def _as_given(self, path: Path) -> str:
         """Return a path without the folder of the table, whose name says nothing of the person."""
@@ -276,7 +273,7 @@ def read_cells(path: Path, *, id_column: str | None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = _rows(path)
+    rows = read_rows(path, name=str(path), separator=_separator(path))
     header = rows[0][1]
     repeated = [name for name, times in Counter(header).items() if times > 1]
     if repeated:
@@ -287,7 +284,7 @@ def read_cells(path: Path, *, id_column: str | None) -> pd.DataFrame:
         raise DataError(f"{path}: column {header.index('') + 1} has no name", "give every column a name")
     if id_column is not None and id_column not in header:
         raise DataError(
-            f'{path}: no column "{id_column}"; found {_some(header)}',
+            f'{path}: no column "{id_column}"; found {listed(header)}',
             f"columns are separated by {'commas in .csv' if _separator(path) == ',' else 'tabs'}; "
             "name the column of the ids if it is another one",
         )
@@ -322,29 +319,6 @@ def values_of(cells: pd.Series) -> pd.Series:
     return numbers.astype("int64" if whole else "float64")
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the lines that are not empty, each with its number from 1."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8", "save the table as UTF-8 text") from error
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file (looked in {Path.cwd()})", "check the path") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}", "give a TSV or CSV file") from error
-    if "\0" in text:
-        raise DataError(f"{path}: not a text file", "give a TSV or CSV file")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(path), strict=True)
-    try:
-        read = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: {error}", "check the quotation marks") from error
-    rows = [(line, row) for line, row in read if any(row)]
-    if not rows:
-        raise DataError(f"{path}: the table is empty", "give a header and one row for each participant")
-    return rows
-
-
 def _separator(path: Path) -> str:
     return "," if path.suffix.lower() == ".csv" else "\t"
 
@@ -360,7 +334,7 @@ def _map_paths(
     if absent:
         where = "" if template is None else " of the path template"
         raise DataError(
-            f"{table}: no column {' and '.join(_quoted(absent))}{where}; found {_some(list(cells.columns))}",
+            f"{table}: no column {' and '.join(_quoted(absent))}{where}; found {listed(list(cells.columns))}",
             "name the column that holds the maps, or give a path template such as 'maps/{participant_id}.nii.gz'",
         )
     bad = [
@@ -390,6 +364,17 @@ def _fill(template: str | None, row: dict[str, str]) -> str:
     if template is None:
         return next(iter(row.values()))
     return _FIELD.sub(lambda found: row[found[1]], template)
+
+
+def _what_is_no_file(path: Path) -> str:
+    """Return what is found in place of a regular file; "" for a file."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "no such file"
+    except (OSError, ValueError) as error:  # a loop of links, a name that no file can have
+        return str(getattr(error, "strerror", None) or error)
+    return "" if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "no regular file"
 
 
 def _repeated_ids(ids: Iterable[object], path: Path) -> list[BadInput]:
@@ -449,9 +434,4 @@ def _as_mask(rows: ArrayLike, n: int) -> np.ndarray[tuple[int], np.dtype[np.bool
 
 
 def _quoted(names: Iterable[str]) -> list[str]:
-    return [f'"{name}"' for name in names]
-
-
-def _some(names: Sequence[str], most: int = 12) -> str:
-    listed = ", ".join(names[:most])
-    return f"{listed} and {len(names) - most} more" if len(names) > most else listed
+    return [f'"{clipped(name)}"' for name in names]

@@ -40,6 +40,8 @@ _FIELDS = (
     "sha256",
     "missing_values",
     "affine",
+    "mask_sha256",
+    "smoothing_fwhm_mm",
     "dtype",
     "asked_dtype",
 )
@@ -88,6 +90,10 @@ class MapStore:
 
     def __repr__(self) -> str:
         return f"MapStore({str(self.path)!r}, {self.shape[0]} maps of {self.shape[1]} voxels, {self.dtype})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as a path, and as the checksum of what must be there."""
+        return _reopened, (str(self.path.resolve()), self.attributes["checksum"])
 
     def columns(self, start: int, stop: int) -> NDArray[Any]:
         """Return voxels start..stop of all participants, (n, stop - start).
@@ -171,7 +177,10 @@ def open_store(path: str | os.PathLike[str]) -> MapStore:
     _check_attributes(attributes, name)
     if attributes["mask_sha256"] != hashlib.sha256(np.ascontiguousarray(mask != 0).tobytes()).hexdigest():
         raise damaged(name, "the mask is not the one that the maps were packed with")
-    store = MapStore(given.resolve(), attributes, VoxelGrid(mask, attributes["affine"]))
+    try:
+        store = MapStore(given.resolve(), attributes, VoxelGrid(mask, attributes["affine"]))
+    except (TypeError, ValueError) as error:
+        raise damaged(name, f"its affine or type of maps is none: {' '.join(str(error).split())}") from error
     n, v = store.shape
     expected = (store.dtype, (CHUNK_ROWS, CHUNK_COLUMNS), (CHUNK_ROWS, shard_columns(v)))
     if layout[1:] != expected or layout[0][1] != v or layout[0][0] < n:
@@ -230,6 +239,13 @@ def attributes_checksum(attributes: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
+def _reopened(path: str, checksum: str) -> MapStore:
+    store = open_store(path)
+    if store.attributes["checksum"] != checksum:
+        raise DataError(f"{path}: has changed since the run began", "start again")
+    return store
+
+
 class _SomeRows:
     """Some rows of a source, in any order: a `ColumnSource`."""
 
@@ -280,3 +296,12 @@ def _check_attributes(attributes: dict[str, Any], name: str) -> None:
         )
     if any(key not in attributes for key in _FIELDS) or attributes.get("checksum") != attributes_checksum(attributes):
         raise damaged(name, "its list of participants was changed: the checksum does not match")
+    kinds = {"participant_id": str, "source": str, "sha256": str, "missing_values": int}
+    lists = {key: attributes[key] for key in kinds}
+    sound = all(isinstance(one, list) and all(isinstance(x, kinds[key]) for x in one) for key, one in lists.items())
+    if (
+        not sound
+        or len({len(one) for one in lists.values()}) > 1
+        or len(set(lists["participant_id"])) < len(lists["participant_id"])
+    ):
+        raise damaged(name, "its lists of participants, files and hashes do not fit each other")

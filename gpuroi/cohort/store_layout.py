@@ -179,13 +179,15 @@ class ShardedMatrix:
             chunk = packed[offset : offset + size]
             if not _is_sound(chunk):
                 raise damaged(self._name, f"{self._short(path)}, chunk {first + k}: its checksum does not match")
-            try:
-                numcodecs.blosc.decompress(chunk[:-4], scratch)
-            except Exception as error:  # what it raises is its own affair; the checksum was right
-                raise damaged(self._name, f"{self._short(path)}, chunk {first + k}: {error}") from error
             lo = (first + k - origin) * CHUNK_COLUMNS
             columns = target[:, lo : lo + CHUNK_COLUMNS]
-            columns[...] = scratch[rows, : columns.shape[1]]
+            in_place = columns.shape == scratch.shape and columns.flags.c_contiguous
+            try:
+                numcodecs.blosc.decompress(chunk[:-4], columns if in_place else scratch)
+            except Exception as error:  # what it raises is its own affair; the checksum was right
+                raise damaged(self._name, f"{self._short(path)}, chunk {first + k}: {error}") from error
+            if not in_place:
+                columns[...] = scratch[rows, : columns.shape[1]]
 
     def _packed(
         self, path: Path, shard: tuple[int, int], first: int, last: int
@@ -203,6 +205,8 @@ class ShardedMatrix:
                 raise damaged(self._name, f"{self._short(path)}: a chunk is not there")
             low, high = int(wanted[:, 0].min()), int(wanted.sum(axis=1).max())
             packed = self._bytes(file, path, low, high - low)
+            if hasattr(os, "posix_fadvise"):  # the next chunks come from the disk while these are computed
+                os.posix_fadvise(file, high, high - low, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(file)
         return np.frombuffer(packed, np.uint8), [(int(offset) - low, int(size)) for offset, size in wanted]

@@ -13,6 +13,7 @@ import numpy as np
 
 from gpuroi.cohort.contrasts import Contrast
 from gpuroi.errors import DataError, UsageError
+from gpuroi.images.text_files import clipped, listed, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,8 @@ __all__ = [
     "vest_contrasts",
     "write_vest",
 ]
+
+_EXPECTED = "give a text file, as FSL's Glm writes it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +149,8 @@ def read_vest_groups(path: str | os.PathLike[str]) -> NDArray[np.int64]:
     """
     keys, rows, name = _read(path)
     _check_counts(keys, rows, name, "NumPoints", rows.shape[0])
-    if not (np.rint(rows) == rows).all():
-        raise DataError(f"{name}: groups are whole numbers", "check the file")
+    if not ((np.rint(rows) == rows) & (np.abs(rows) < 2**53)).all():  # beyond, doubles are no longer all whole numbers
+        raise DataError(f"{name}: groups are whole numbers, below 2^53", "check the file")
     groups = rows.astype(np.int64)
     return groups[:, 0] if groups.shape[1] == 1 else groups
 
@@ -262,14 +265,16 @@ def read_csv_design(path: str | os.PathLike[str], *, id_column: str = "participa
         If the file is missing, or holds anything but finite numbers below its header.
     """
     name = str(path)
-    lines = [line for line in _text(Path(path), name).splitlines() if line.strip()]
+    lines = [
+        line for line in read_text(Path(path).expanduser(), name=name, expected=_EXPECTED).splitlines() if line.strip()
+    ]
     if not lines:
         raise DataError(f"{name}: the file is empty", "give one row for each person")
     rows = [_cells(line) for line in lines]
     has_header = any(_number(cell) is None for cell in rows[0])
     header = rows[0] if has_header else [f"ev{i + 1}" for i in range(len(rows[0]))]
     if len(set(header)) < len(header) or "" in header:
-        raise DataError(f"{name}: the columns need different names; found {', '.join(header)}", "correct the header")
+        raise DataError(f"{name}: the columns need different names; found {listed(header)}", "correct the header")
     body = rows[1:] if has_header else rows
     at = header.index(id_column) if id_column in header else None
     ids = None if at is None else [row[at] if at < len(row) else "" for row in body]
@@ -285,7 +290,7 @@ def read_csv_design(path: str | os.PathLike[str], *, id_column: str = "participa
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], Matrix, str]:
     """Return what stands before `/Matrix`, by key, and the rows after it."""
     name = str(path)
-    head, found, body = _text(Path(path), name).partition("/Matrix")
+    head, found, body = read_text(Path(path).expanduser(), name=name, expected=_EXPECTED).partition("/Matrix")
     if not found:
         raise DataError(f'{name}: no line "/Matrix": not a VEST file', "make it with FSL's Glm or Text2Vest")
     keys = {}
@@ -303,18 +308,7 @@ def _check_counts(keys: dict[str, str], rows: Matrix, name: str, key: str, found
     said = keys.get(key)
     if said is not None and said != str(found):
         what = "columns" if key == "NumWaves" else "rows"
-        raise DataError(f"{name}: /{key} is {said}, but there are {found} {what}", "make the file again")
-
-
-def _text(path: Path, name: str) -> str:
-    try:
-        return path.expanduser().read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: no such file (looked in {Path.cwd()})", "check the path") from error
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read: {error.strerror}", "give a text file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: not a text file", "give the file that FSL's Glm writes") from error
+        raise DataError(f"{name}: /{key} is {clipped(said)}, but there are {found} {what}", "make the file again")
 
 
 def _cells(line: str) -> list[str]:
@@ -332,7 +326,9 @@ def _numbers(rows: list[list[str]], name: str, first_line: int) -> Matrix:
         numbers = [_number(cell) for cell in cells]
         odd = [cell for cell, x in zip(cells, numbers, strict=True) if x is None or not np.isfinite(x)]
         if odd:
-            raise DataError(f'{name}: line {line}: "{odd[0]}" is no finite number', "complete or correct the file")
+            raise DataError(
+                f'{name}: line {line}: "{clipped(odd[0])}" is no finite number', "complete or correct the file"
+            )
         if len(cells) != len(rows[0]):
             raise DataError(
                 f"{name}: line {line} has {len(cells)} numbers, the first has {len(rows[0])}", "check the file"

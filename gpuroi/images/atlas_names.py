@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuroi.errors import DataError
+from gpuroi.images.text_files import clipped, listed, read_columns, read_text
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 __all__ = ["LabelNames", "find_label_names", "read_label_names"]
 
 _KINDS = ".tsv and .csv (columns index and name), .xml (FSL), .txt, .lut and .ctab (FreeSurfer: number, name, colour)"
 _SUFFIXES = (".tsv", ".xml", ".txt", ".csv", ".lut", ".ctab")
-_MOST_BYTES = 1 << 26  # a table of names is small: what is larger is something else
+_OLD_ENCODING = "latin-1"  # of FreeSurfer's and older FSL's tables
 
 
 class LabelNames(Mapping[int, str]):
@@ -48,9 +49,10 @@ class LabelNames(Mapping[int, str]):
         for key, name in pairs:
             number = _whole(key, source)
             if number in self._names:
+                both = f"{clipped(self._names[number])!r} and {clipped(str(name))!r}"
+                both = f"{clipped(self._names[number])!r} and {clipped(str(name))!r}"
                 raise DataError(
-                    f"{source}: the number {number} is there twice, as {self._names[number]!r} and {str(name)!r}",
-                    "leave one row for each number",
+                    f"{source}: the number {number} is there twice, as {both}", "leave one row for each number"
                 )
             if number != 0:
                 self._names[number] = str(name).strip()
@@ -111,14 +113,14 @@ def read_label_names(source: Any) -> LabelNames:
     if isinstance(source, Mapping):
         return LabelNames(source)
     if hasattr(source, "columns") and hasattr(source, "iloc"):
-        return _from_frame(source, "look-up table")
+        return _from_columns(list(source.columns), source.itertuples(index=False, name=None), "look-up table")
     if not isinstance(source, str | os.PathLike):
         raise DataError(f"names of regions are expected, got {type(source).__name__}", f"give a table: {_KINDS}")
     path, name = Path(source).expanduser(), os.fspath(source)
-    text = _text(path, name)
     suffix = path.suffix.lower()
     if suffix in (".tsv", ".csv"):
-        return _from_table(text, name, "\t" if suffix == ".tsv" else ",")
+        return _from_table(path, name, "\t" if suffix == ".tsv" else ",")
+    text = read_text(path, name=name, expected=f"known: {_KINDS}", fallback=_OLD_ENCODING)
     if suffix == ".xml":
         return _from_fsl(text, name)
     if suffix in (".txt", ".lut", ".ctab"):
@@ -150,48 +152,28 @@ def _whole(value: Any, source: str) -> int:
         number = float("nan")
     if not (0 <= number < 2**31 and number == int(number)) or isinstance(value, bool):
         raise DataError(
-            f"{source}: {value!r} is not the number of a region", "numbers are whole, 0 (background) to 2147483647"
+            f"{source}: {clipped(repr(value))} is not the number of a region",
+            "numbers are whole, 0 (background) to 2147483647",
         )
     return int(number)
 
 
-def _text(path: Path, name: str) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{name}: {error.strerror or error}", "check the path of the table of names") from error
-    if len(content) > _MOST_BYTES or b"\0" in content:
-        raise DataError(f"{name}: this is no table of names", f"known: {_KINDS}")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")  # FreeSurfer's and older FSL's tables
+def _from_table(path: Path, name: str, separator: str) -> LabelNames:
+    header, rows = read_columns(path, name=name, separator=separator, fallback=_OLD_ENCODING)
+    return _from_columns(header, rows, name)
 
 
-def _from_table(text: str, name: str, separator: str) -> LabelNames:
-    import io
-
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{name}: {str(error).strip()}", "columns index and name are expected") from error
-    return _from_frame(table, name)
-
-
-def _from_frame(table: pd.DataFrame, name: str) -> LabelNames:
-    columns = {str(column).strip().lower(): column for column in table.columns}
-    if {"id", "voxels"} <= set(columns) and "name" not in columns:  # regions that were found here
-        return LabelNames(((number, f"region-{number}") for number in table[columns["id"]]), name)
-    missing = [wanted for wanted in ("index", "name") if wanted not in columns]
+def _from_columns(header: Sequence[Any], rows: Iterable[Sequence[Any]], name: str) -> LabelNames:
+    place = {str(column).strip().lower(): k for k, column in reversed(list(enumerate(header)))}
+    if {"id", "voxels"} <= set(place) and "name" not in place:  # regions that were found here
+        return LabelNames(((row[place["id"]], f"region-{row[place['id']]}") for row in rows), name)
+    missing = [wanted for wanted in ("index", "name") if wanted not in place]
     if missing:
         raise DataError(
-            f"{name}: no column {' and no column '.join(missing)}, it has {', '.join(map(str, table.columns))}",
+            f"{name}: no column {' and no column '.join(missing)}, it has {listed(header)}",
             "the number in the image is `index`, its name `name`, as in a BIDS _dseg.tsv",
         )
-    return LabelNames(zip(table[columns["index"]], table[columns["name"]], strict=True), name)
+    return LabelNames(((row[place["index"]], row[place["name"]]) for row in rows), name)
 
 
 def _from_fsl(text: str, name: str) -> LabelNames:
@@ -225,7 +207,9 @@ def _colour_table(text: str, name: str) -> Iterator[tuple[str, str]]:
         n_colours = next((n for n in (4, 3) if len(fields) > n + 1 and all(map(_is_number, fields[-n:]))), 0)
         words = fields[1 : len(fields) - n_colours]
         if not words or not fields[0].isdigit():
-            raise DataError(f"{name}: line {place} is {line.strip()!r}", "expected: number, name, and its colour")
+            raise DataError(
+                f"{name}: line {place} is {clipped(line.strip())!r}", "expected: number, name, and its colour"
+            )
         yield fields[0], " ".join(words)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gpuroi.images.atlas_labels import Atlas
     from gpuroi.images.read import Image
 
-__all__ = ["STATISTICS", "column_names", "extract"]
+__all__ = ["STATISTICS", "column_names", "extract", "label_ids"]
 
 Statistic = Literal["mean", "median", "sum", "std", "min", "max"]
 STATISTICS = ("mean", "median", "sum", "std", "min", "max")
@@ -117,7 +117,7 @@ def extract(
     atlas = read_atlas(labels, names)
     check_same_grid([*images[1:], atlas], reference=images[0])
     regions = atlas.labels if mask is None else np.where(read_mask(mask, images[0]), atlas.labels, 0)
-    ids = _ids(atlas)
+    ids = label_ids(atlas)
     backend = get_backend(device)
     summary = _Regions(regions, ids, backend)
     values = summary.summarise(images, wanted, missing == "omit", limit)
@@ -164,8 +164,8 @@ def _statistics(statistics: str | Sequence[str]) -> list[str]:
     return wanted
 
 
-def _ids(atlas: Atlas) -> list[int]:
-    """Labels of the look-up table in its order, then those of the image that are not in it, ascending."""
+def label_ids(atlas: Atlas) -> list[int]:
+    """Return the labels of the look-up table in its order, then those of the image that are not in it, ascending."""
     flat = atlas.labels.ravel(order="K")
     # Counting takes a quarter of the time of `unique`.
     present = np.flatnonzero(np.bincount(flat)) if flat.max() < _LOOK_UP else np.unique(flat)

@@ -28,6 +28,7 @@ HEADER_BYTES = 544
 """Bytes of a file that hold any NIfTI-1 or NIfTI-2 header."""
 
 _MAGIC = {348: (344, b"n+1\0", b"ni1\0"), 540: (4, b"n+2\0", b"ni2\0")}
+_SPACES = range(6)  # qform_code and sform_code: unknown, scanner, aligned, Talairach, MNI 152, another template
 _SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}  # xyzt_units, time part; 0 = not said, which in practice is seconds
 _REMEDY = "the header is damaged or was written wrongly: make the file again, or mend the header"
 
@@ -153,7 +154,10 @@ def check_affine(affine: Any, *, name: str) -> NDArray[np.float64]:
         raise DataError(f"{name}: affine of shape {matrix.shape}; expected (4, 4)", _REMEDY)
     if not np.isfinite(matrix).all():
         raise DataError(f"{name}: the affine holds NaN or infinity:\n{matrix}", _REMEDY)
-    zooms = np.sqrt((matrix[:3, :3] ** 2).sum(axis=0))
+    with np.errstate(over="ignore", under="ignore"):
+        zooms = np.sqrt((matrix[:3, :3] ** 2).sum(axis=0))
+    if not np.isfinite(zooms).all():
+        raise DataError(f"{name}: voxel size {zooms.tolist()} mm; none may be infinite", _REMEDY)
     # |det| over the product of the columns' lengths is 1 for orthogonal axes and 0 where they lie in one plane.
     if not zooms.all() or abs(np.linalg.det(matrix[:3, :3] / zooms)) < 1e-6:
         raise DataError(f"{name}: the affine cannot be inverted: a voxel has no volume:\n{matrix}", _REMEDY)
@@ -212,7 +216,12 @@ def _offset(header: Any, name: str) -> int:
 
 def _affine(header: Any, name: str) -> NDArray[np.float64]:
     """Return the sform, else the qform, else voxel sizes alone, as nibabel chooses, but mend no zero in silence."""
-    if header["sform_code"] <= 0:
+    for field in ("sform_code", "qform_code"):
+        header[field] = max(header[field], 0)  # below 0 is none, for nibabel as for FSL's library
+    code = int(header["sform_code"] or header["qform_code"])
+    if code not in _SPACES:  # nibabel goes on to the next affine, FSL's library takes this one
+        raise DataError(f"{name}: the affine is in space {code}; expected a code from 0 to {_SPACES[-1]}", _REMEDY)
+    if header["sform_code"] == 0:
         zooms = header["pixdim"][1:4]
         if not np.isfinite(zooms).all() or not zooms.all():
             raise DataError(f"{name}: voxel size {zooms.tolist()} mm; none may be zero, NaN or infinite", _REMEDY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import math
 import os
 import re
@@ -24,6 +25,7 @@ __all__ = ["Image", "open_image", "open_images", "read_labels"]
 
 _FORMATS = ".nii, .nii.gz, .hdr/.img, .mgh, .mgz, .mnc, .BRIK/.HEAD"
 _SINGLE_FILE = (".nii", ".nii.gz")
+_MOST_HEADER_BYTES = 1 << 28  # of what is beside the voxels: the header of a pair, extensions included
 
 
 class Image:
@@ -307,7 +309,7 @@ def _check_file(path: Path, given: str) -> None:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
-        if path.is_symlink():
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
             raise DataError(
                 f"{given}: a link to {path.readlink()}, which is not there",
                 "fetch the data first: `datalad get` or `git annex get`",
@@ -351,10 +353,9 @@ def _open_nifti(path: Path, given: str) -> Image:
 
 
 def _open_other(path: Path, given: str) -> Image:
-    import nibabel
-
     try:
-        image = nibabel.load(path)
+        with np.errstate(all="ignore"):  # what a header overflows into is looked for below
+            image = _loaded_by_nibabel(path)
     except MemoryError:
         raise
     except FileNotFoundError as error:
@@ -369,6 +370,32 @@ def _open_other(path: Path, given: str) -> Image:
         raise DataError(f"{given}: {type(image).__name__} is not a volume", f"expected one of {_FORMATS}")
     _check_promise(image, given)
     return _wrap(image, given, given)
+
+
+def _loaded_by_nibabel(path: Path) -> Any:
+    """Do as nibabel.load, but with an end to the files of which nibabel takes memory for any length they claim."""
+    from nibabel.analyze import AnalyzeImage
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.imageclasses import all_image_classes
+    from nibabel.minc1 import Minc1Image
+
+    sniff = None
+    for kind in all_image_classes:
+        fits, sniff = kind.path_maybe_image(path, sniff)
+        if fits:
+            break
+    else:
+        raise ImageFileError(f"cannot work out the file type of {path.name}")
+    files = kind.filespec_to_file_map(path)
+    # Extensions of a header, MATLAB files beside it, NetCDF.
+    endless = {"image"} if kind is Minc1Image else {"header", "mat"} if issubclass(kind, AnalyzeImage) else set()
+    for role in endless & set(files):
+        place = Path(files[role].filename or "")
+        if place.is_file():
+            most = min(gunzip.most_inflated_bytes(place.stat().st_size), _MOST_HEADER_BYTES)
+            with files[role].get_prepare_fileobj("rb") as stream:
+                files[role].fileobj = io.BytesIO(stream.read(most))
+    return kind.from_file_map(files)
 
 
 def _check_promise(image: Any, given: str) -> None:

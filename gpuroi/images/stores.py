@@ -44,6 +44,7 @@ class PlainStore:
 
     def __init__(self, path: Path, layout: Layout, name: str) -> None:
         self._path, self._layout, self._name = path, layout, name
+        self._version = _version(path)
 
     def dtype(self) -> np.dtype[Any]:
         """Type on disk."""
@@ -68,7 +69,8 @@ class PlainStore:
         except OSError as error:
             raise unreadable(self._name, error) from error
         if values.size < (stop - start) * per_volume:
-            raise _changed(self._name)
+            raise _changed(self._name, "holds less than when it was opened")
+        _check_version(self._path, self._version, self._name)
         return values.reshape(stop - start, *layout.shape[::-1])
 
     def release(self) -> None:
@@ -80,6 +82,7 @@ class GzipStore:
 
     def __init__(self, path: Path, layout: Layout, name: str) -> None:
         self._path, self._layout, self._name = path, layout, name
+        self._version = _version(path)
         self._content: NDArray[np.uint8] | None = None
         self._lock = threading.Lock()  # two threads that read parts of one file inflate it once
 
@@ -119,7 +122,9 @@ class GzipStore:
             packed = self._path.read_bytes()
         except OSError as error:
             raise unreadable(self._name, error) from error
-        return inflate(packed, self._layout.end, name=self._name)
+        content = inflate(packed, self._layout.end, name=self._name)
+        _check_version(self._path, self._version, self._name)
+        return content
 
     def _view(self, content: NDArray[np.uint8]) -> NDArray[Any]:
         layout = self._layout
@@ -199,5 +204,20 @@ def unreadable(name: str, error: BaseException) -> DataError:
     )
 
 
-def _changed(name: str) -> DataError:
-    return DataError(f"{name}: holds less than when it was opened", "let nothing write to the file while it is read")
+def _version(path: Path) -> tuple[int, int]:
+    """Return size and time of a file: what was checked when it was opened is true of these bytes alone."""
+    found = path.stat()
+    return found.st_size, int(found.st_mtime)  # network disks may round the rest of the time, and later
+
+
+def _check_version(path: Path, version: tuple[int, int], name: str) -> None:
+    try:
+        now = _version(path)
+    except OSError as error:
+        raise unreadable(name, error) from error
+    if now != version:
+        raise _changed(name, "has changed since it was opened")
+
+
+def _changed(name: str, what: str) -> DataError:
+    return DataError(f"{name}: {what}", "let nothing write to the file while it is read")

@@ -1,4 +1,7 @@
-"""Write whole or not at all: folders, files and images appear under their name only when they are complete."""
+r"""Write whole or not at all: folders, files and images appear under their name only when they are complete.
+
+Text is UTF-8. Names of files that are not, which Python holds as lone surrogates, are written as `\udcXX`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,17 @@ if TYPE_CHECKING:
 
     from gpuroi.images.read import Image
 
-__all__ = ["as_output_error", "save_image", "staged_file", "staged_files", "staged_folder", "write_json", "write_tsv"]
+__all__ = [
+    "as_output_error",
+    "json_text",
+    "put_in_place",
+    "save_image",
+    "staged_file",
+    "staged_files",
+    "staged_folder",
+    "write_json",
+    "write_tsv",
+]
 
 _GZIP_LEVEL = 1  # as nibabel: on float maps 6 takes 1.2 to 2.5 times as long and saves 2 to 10 %
 _NIFTI1_LONGEST_AXIS = 32767
@@ -62,7 +75,12 @@ def staged_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
         yield staged
         _check_folder(target, overwrite)  # somebody else may have been faster
         with as_output_error(target):
-            _put_in_place([(staged, target)])
+            if overwrite:
+                put_in_place([(staged, target)])
+            else:  # fails if another process has filled the folder since
+                if target.is_dir():
+                    target.rmdir()
+                staged.rename(target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)  # no longer there if all went well
 
@@ -186,7 +204,7 @@ def save_image(
             else:
                 _write_nifti(file, header, data, stored)
         if sidecar is not None:
-            staged[1].write_text(_json_text(sidecar), encoding="utf-8")
+            staged[1].write_text(json_text(sidecar), encoding="utf-8", errors="backslashreplace", newline="\n")
     return target
 
 
@@ -198,9 +216,9 @@ def write_json(path: str | os.PathLike[str], obj: Any, *, overwrite: bool = Fals
     OutputError
         If the file exists already or cannot be written.
     """
-    target, text = _resolved(path), _json_text(obj)
+    target, text = _resolved(path), json_text(obj)
     with _staged_files([target], overwrite) as (staged,), as_output_error(target):
-        staged.write_text(text, encoding="utf-8", newline="\n")
+        staged.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return target
 
 
@@ -214,7 +232,15 @@ def write_tsv(path: str | os.PathLike[str], table: pd.DataFrame, *, overwrite: b
     """
     target = _resolved(path)
     with _staged_files([target], overwrite) as (staged,), as_output_error(target):
-        table.to_csv(staged, sep="\t", na_rep="n/a", index=False, lineterminator="\n", encoding="utf-8")
+        table.to_csv(
+            staged,
+            sep="\t",
+            na_rep="n/a",
+            index=False,
+            lineterminator="\n",
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
     return target
 
 
@@ -229,14 +255,14 @@ def _staged_files(targets: Sequence[Path], overwrite: bool) -> Iterator[list[Pat
         yield staged
         _check_files(targets, overwrite)
         with as_output_error(targets[0]):
-            _put_in_place(list(zip(staged, targets, strict=True)))
+            put_in_place(list(zip(staged, targets, strict=True)))
     finally:
         for path in staged:
             path.unlink(missing_ok=True)
 
 
-def _put_in_place(pairs: list[tuple[Path, Path]]) -> None:
-    """Rename every staged path to its target; if one fails, put back what was there."""
+def put_in_place(pairs: list[tuple[Path, Path]]) -> None:
+    """Rename every staged file or folder to its target, on the same disk; if one fails, put back what was there."""
     if len(pairs) == 1 and not pairs[0][1].is_dir():
         pairs[0][0].replace(pairs[0][1])  # one file: a single atomic step
         return
@@ -254,7 +280,9 @@ def _put_in_place(pairs: list[tuple[Path, Path]]) -> None:
             if not staged.exists() and target.exists():
                 target.rename(staged)
         for old, target in reversed(moved):
-            if old.exists():
+            if target.exists():  # another process was faster: its results are as new as ours would have been
+                _delete(old)
+            elif old.exists():
                 old.rename(target)
         raise
     for old, _ in moved:
@@ -387,7 +415,8 @@ def _write_nifti(file: IO[bytes] | gzip.GzipFile, header: Any, data: NDArray[Any
             file.write(np.ascontiguousarray(volume.T, dtype=stored).reshape(-1).view(np.uint8).data)
 
 
-def _json_text(obj: Any) -> str:
+def json_text(obj: Any) -> str:
+    """Return what `write_json` writes."""
     return json.dumps(_plain(obj), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
