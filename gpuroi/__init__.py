@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     )
     from gpuroi.workflows.check import check
     from gpuroi.workflows.clusters import clusters
+    from gpuroi.workflows.make_report import make_report
     from gpuroi.workflows.pack import pack
     from gpuroi.workflows.parcel_threshold import threshold_parcels
     from gpuroi.workflows.parcellate import parcellate
     from gpuroi.workflows.regions import regions
     from gpuroi.workflows.roi import roi
+    from gpuroi.workflows.screen import screen
 
 __version__ = "0.1.0"
 
@@ -56,12 +58,14 @@ __all__ = [
     "f_oneway",
     "label",
     "label_means",
+    "make_report",
     "pack",
     "parcellate",
     "peak_bytes",
     "percentile_cutoff",
     "regions",
     "roi",
+    "screen",
     "smooth",
     "threshold",
     "threshold_parcels",
@@ -95,10 +99,12 @@ __getattr__, __dir__ = lazy_names(
         ],
         "gpuroi.workflows.check": ["check"],
         "gpuroi.workflows.clusters": ["clusters"],
+        "gpuroi.workflows.make_report": ["make_report"],
         "gpuroi.workflows.pack": ["pack"],
         "gpuroi.workflows.parcel_threshold": ["threshold_parcels"],
         "gpuroi.workflows.parcellate": ["parcellate"],
         "gpuroi.workflows.regions": ["regions"],
         "gpuroi.workflows.roi": ["roi"],
+        "gpuroi.workflows.screen": ["screen"],
     },
 )

@@ -76,11 +76,11 @@ def standin_cupy(host_compiler: str) -> Iterator[Any]:
 
 @pytest.fixture
 def standin_cuda(standin_cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in is what "auto" finds."""
+    """The stand-in, with two devices, is what "auto" finds."""
     from gpuroi.backends import get_backend
     from gpuroi.backends.probe import CudaDevice, CudaStatus
 
-    found = (CudaDevice("stand-in", "9.0", 1 << 30, None),)
+    found = (CudaDevice("stand-in", "9.0", 1 << 30, None),) * 2
     monkeypatch.setattr("gpuroi.backends.probe.probe", lambda: CudaStatus(usable=True, devices=found))
     monkeypatch.delenv("GPUROI_DEVICE", raising=False)
     assert get_backend("auto").name == "cuda"

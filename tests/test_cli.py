@@ -23,18 +23,19 @@ from gpuroi.cli import demo as demo_command
 from gpuroi.cli import extract as extract_commands
 from gpuroi.cli import main
 from gpuroi.cli import pack as pack_command
+from gpuroi.cli import report as report_command
 from gpuroi.cli import roi as roi_commands
 from gpuroi.cli import volumes as volume_commands
 from gpuroi.cli.app import build_app
 from gpuroi.errors import DataError, GpuroiError
-from gpuroi.workflows import clusters, extract, volumes
+from gpuroi.workflows import clusters, extract, make_report, volumes
 from gpuroi.workflows import pack as pack_workflow
 from gpuroi.workflows.regions import RegionsResult
 from gpuroi.workflows.roi_result import RoiResult
 
 COMMANDS = [
     "info", "demo", "roi", "regions", "clusters", "extract", "threshold-parcels", "parcellate", "check", "pack",
-    "threshold", "smooth", "ttest", "dilate", "label",
+    "report", "threshold", "smooth", "ttest", "dilate", "label",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -45,8 +46,9 @@ PAIRS = {
     "demo": (demo_command.demo, gpuroi.demo, None, set()),
     "roi": (roi_commands.roi, gpuroi.roi, RoiResult.save, {"out"}),
     "regions": (roi_commands.regions, gpuroi.regions, RegionsResult.save, {"out"}),
-    "clusters": (cluster_commands.clusters, clusters.clusters, None, {"out", "overwrite"}),
+    "clusters": (cluster_commands.clusters, clusters.clusters, clusters.ClustersResult.save, {"out"}),
     "extract": (extract_commands.extract, extract.extract_table, None, set()),
+    "report": (report_command.report, make_report.make_report, None, set()),
     "pack": (pack_command.pack, pack_workflow.pack, None, set()),
     "threshold": (volume_commands.threshold, volumes.threshold_image, None, set()),
     "smooth": (volume_commands.smooth, volumes.smooth_image, None, set()),

@@ -102,14 +102,14 @@ def test_the_printed_table_and_the_folder(capsys):
     assert run("stat.nii.gz", "--threshold", 6, "--atlas", "my_dseg.nii.gz", "--out", "found") == 0
     out = capsys.readouterr().out
     assert "threshold  |x| >= 6" in out
-    assert "written    found" in out
+    assert "written    found/report.html" in out
     for word in ("Cluster ID", "Peak Stat", "Cluster Size (mm3)", "Peak Label", "Left part", "Right part 100 %"):
         assert word in out
     assert "nan" not in out.lower()
     files = {path.name for path in Path("found").iterdir()}
     assert files == {
         "clusters.tsv", "clusters.json", "clusters_dseg.nii.gz", "clusters_dseg.tsv", "clusters_dseg.json",
-        "provenance.json", "dataset_description.json",
+        "report.html", "figures", "provenance.json", "dataset_description.json",
     }  # fmt: skip
     table = pd.read_csv("found/clusters.tsv", sep="\t", dtype={"Cluster ID": str}, na_values="n/a")
     assert list(table) == [*COLUMNS, "Peak Label", "Labels (%)"]

@@ -170,9 +170,9 @@ def test_files_that_cannot_be_used(tmp_path, content, said):
     assert caught.value.exit_code == 65
 
 
-@pytest.mark.parametrize("name", ["missing.tsv", "."])
-def test_paths_that_cannot_be_read(tmp_path, name):
-    with pytest.raises(DataError, match="cannot be read") as caught:
+@pytest.mark.parametrize(("name", "said"), [("missing.tsv", "no such file"), (".", "cannot be read: it is a folder")])
+def test_paths_that_cannot_be_read(tmp_path, name, said):
+    with pytest.raises(DataError, match=said) as caught:
         read_conditions(tmp_path / name)
     assert str(tmp_path) in caught.value.message
 

@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as hnp
 from oracles import STRUCTURES, over_maps
 from rig.checking import check
 from scipy import ndimage
-from skimage import morphology
 
 import gpuroi
 from gpuroi.errors import DataError, UsageError
@@ -102,6 +101,7 @@ def test_fill_holes_equals_scipy(backend, structure, order):
 
 
 def test_scikit_image_agrees():
+    morphology = pytest.importorskip("skimage.morphology")
     data = np.random.default_rng(5).random((9, 9, 9)) < 0.1
     want = morphology.dilation(data, morphology.ball(1))
     np.testing.assert_array_equal(gpuroi.binary_dilation(data), want)

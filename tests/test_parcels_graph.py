@@ -248,7 +248,7 @@ def test_files_of_graphs(tmp_path):
             "an edge is there more than once",
         ),
         ("kind\tid\tneighbour\tweight\tunit\nparcel\tx\tn/a\t1\tparcels\n", "could not convert"),
-        ("", "cannot be read"),
+        ("", "the table is empty"),
     ],
 )
 def test_broken_files_of_graphs_are_refused_by_name(tmp_path, text, message):

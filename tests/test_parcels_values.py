@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_named(values, arguments, error, message):
 
 def test_an_empty_table_is_refused(tmp_path):
     (tmp_path / "empty.tsv").write_text("")
-    with pytest.raises(DataError, match=r"empty.tsv: cannot be read"):
+    with pytest.raises(DataError, match=r"empty.tsv: the table is empty"):
         read_id_table(tmp_path / "empty.tsv")
     with pytest.raises(DataError, match=r"map.xls: is no table"):
         read_id_table("map.xls")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +19,16 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+from report_pages import HOSTILE, Page, check_page, pixels_of
 
 import gpuroi
 from gpuroi.errors import DataError, OutputError, UsageError
 from gpuroi.report.canvas import HIGHLIGHTS
 from gpuroi.report.document import document, paragraph, table
+from gpuroi.report.map_figures import save_map_picture
 from gpuroi.report.page import regions_page, regions_pictures, roi_page, roi_pictures
-from gpuroi.report.roi_figures import region_colour, save_boxplots, save_map_picture, save_regions_picture
+from gpuroi.report.roi_figures import region_colour, save_boxplots, save_regions_picture
 from gpuroi.report.slices import best_cuts, covering_cuts, even_cuts, orient
-
-HOSTILE = '<b>"a" & $b</b>$'
-
-
-def pixels_of(path: Path, colour: str) -> np.ndarray:
-    """Rows and columns, from the upper left, of the pixels of exactly this colour."""
-    image = imread(path)[..., :3]
-    return np.argwhere(np.abs(image - to_rgb(colour)).max(axis=-1) < 1.5 / 255)
 
 
 def head(shape: tuple[int, ...] = (20, 24, 18)) -> np.ndarray:
@@ -253,7 +244,7 @@ def test_pictures_do_not_depend_on_the_settings_of_the_user_and_leave_them_alone
 def test_pyplot_is_never_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; import numpy as np\n"
-        "from gpuroi.report.roi_figures import save_map_picture\n"
+        "from gpuroi.report.map_figures import save_map_picture\n"
         "assert 'matplotlib' not in sys.modules\n"
         f"save_map_picture(np.ones((4, 4, 4)), np.eye(4), Path({str(tmp_path)!r}) / 'a.png')\n"
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
@@ -269,52 +260,6 @@ def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monke
 
 
 # --------------------------------------------------------------------------- pages
-
-
-class Page(HTMLParser):
-    """What a browser would see: tags and whether they nest, images, links, text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, name: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.tags if tag == name]
-
-
-def check_page(html: str, n_images: int) -> Page:
-    """Assert what every report promises, and return it parsed."""
-    page = Page(html)
-    images = page.all("img")
-    assert len(images) == n_images
-    for image in images:
-        assert image["alt"]
-        data = base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,"), validate=True)
-        assert min(imread(io.BytesIO(data)).shape[:2]) > 100
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "b"})
-    assert all((a["href"] or "").startswith("https://doi.org/10.") for a in page.all("a"))
-    assert "url(" not in html
-    assert "@import" not in html
-    assert "prefers-color-scheme: dark" in html
-    assert any(meta.get("name") == "viewport" for meta in page.all("meta"))
-    assert f"gpuroi {gpuroi.__version__}" in page.text
-    return page
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import pytest
 from hostile import HOSTILE
 from hypothesis import given
 from hypothesis import strategies as st
-from nilearn.image import threshold_img
 from oracles import STRUCTURES, over_maps, population
 from oracles import threshold as slow_threshold
 from rig.checking import check
@@ -128,6 +127,7 @@ def test_percentiles_of_hostile_input(backend, name):
 
 @pytest.mark.parametrize("two_sided", [True, False])
 def test_percentile_thresholds_equal_nilearn(backend, two_sided):
+    threshold_img = pytest.importorskip("nilearn.image").threshold_img
     data = smooth_noise(5)[0]
     img = nib.Nifti1Image(data, np.diag([2.0, 2.0, 2.0, 1.0]))
     want = threshold_img(img, "90%", two_sided=two_sided, copy_header=True).get_fdata()
@@ -136,6 +136,7 @@ def test_percentile_thresholds_equal_nilearn(backend, two_sided):
 
 
 def test_cluster_thresholds_equal_nilearn():
+    threshold_img = pytest.importorskip("nilearn.image").threshold_img
     data = smooth_noise(6)[0]
     img = nib.Nifti1Image(data, np.diag([2.0, 2.0, 2.0, 1.0]))
     want = threshold_img(img, 1.2, cluster_threshold=5, two_sided=True, copy_header=True).get_fdata()

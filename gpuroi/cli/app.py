@@ -66,7 +66,9 @@ def build_app() -> App:
     """
     from cyclopts import App, Group, Parameter
 
-    from gpuroi.cli import check, clusters, demo, extract, info, pack, parcellate, parcels, roi, volumes
+    from gpuroi.cli import check, clusters, demo, extract, info, pack, parcellate, parcels, roi, screen, volumes
+    from gpuroi.cli import report as reports
+    from gpuroi.cli.config_file import options_from_file
 
     app = App(
         name="gpuroi",
@@ -77,12 +79,14 @@ def build_app() -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,  # 75 is ours to return
         default_parameter=Parameter(negative=()),  # no --no-x unless a flag says so
+        config=options_from_file,
     )
     groups: tuple[tuple[str, tuple[Any, ...]], ...] = (
         ("Start here", (info.info, demo.demo)),
         ("From images to regions", (roi.roi, roi.regions, clusters.clusters, extract.extract)),
-        ("Cohorts", (check.check, pack.pack)),
+        ("Cohorts", (check.check, screen.screen, pack.pack)),
         ("Parcels", (parcels.threshold_parcels, parcellate.parcellate)),
+        ("Results", (reports.report,)),
         ("One step", (volumes.threshold, volumes.smooth, volumes.ttest, volumes.dilate, volumes.label)),
     )
     for order, (title, commands) in enumerate(groups):

@@ -31,6 +31,7 @@ def clusters(
     atlas_names: Path | None = None,
     sub_peaks: int = 3,
     min_distance_mm: float = 8.0,
+    figures: Annotated[bool, Parameter(negative="--no-figures")] = True,
     device: str = "auto",
     overwrite: bool = False,
 ) -> int:
@@ -45,7 +46,7 @@ def clusters(
     threshold
         A value, or a percentile such as 97%.
     out
-        Folder to write: clusters.tsv, the clusters as a label image, sidecars.
+        Folder to write: clusters.tsv, the clusters as a label image, sidecars, a report.
     two_sided
         Keep |x| at or above the threshold, positive and negative clusters apart; one-sided keeps x at or above it (at
         or below it, if it is negative).
@@ -63,6 +64,8 @@ def clusters(
         At most so many further peaks for each cluster.
     min_distance_mm
         Smallest distance between two peaks of one cluster, in mm.
+    figures
+        Draw figures, for the report too.
     device
         auto, cpu, cuda, or cuda:N.
     overwrite
@@ -92,14 +95,14 @@ def clusters(
         device=device,
     )
     if out is not None:
-        result.save(out, overwrite=overwrite)
+        result.save(out, overwrite=overwrite, figures=figures)
     n = result.counts["clusters"]
     found = f"{n}, {result.counts['voxels_in_clusters']} voxels"
     if not n:
         found = f"none of {min_size_mm3:g} mm3 or more" if min_size_mm3 else "none: nothing reaches the threshold"
     facts = [("device", result.device), ("threshold", result.settings["rule"]), ("clusters", found)]
     if out is not None:
-        facts.append(("written", str(out)))
+        facts.append(("written", str(out / "report.html")))
     table = result.table
     if _LABELS in table:
         table = table.drop(columns=_IN_FILE_ONLY).assign(**{_LABELS: table[_LABELS].map(_largest)})

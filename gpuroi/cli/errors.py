@@ -79,7 +79,7 @@ def report(error: BaseException, *, debug: bool = False) -> int:
 def _explain(error: BaseException) -> tuple[str, str, int]:
     """Message, hint and exit code."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; no half-written output is left", "", _INTERRUPTED
+        return str(error) or "interrupted; no half-written output is left", "", _INTERRUPTED
     if isinstance(error, GpuroiError):
         return f"error: {error.message}", error.hint, error.exit_code
     if type(error).__module__.partition(".")[0] == "cyclopts":

@@ -4,42 +4,39 @@ from __future__ import annotations
 
 import base64
 import math
+import re
+from functools import cache
 from html import escape
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import gpuroi
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     import pandas as pd
 
-__all__ = ["bullets", "count", "document", "facts", "figure", "gallery", "number", "ordered", "paragraph", "table"]
+__all__ = [
+    "bullets",
+    "count",
+    "document",
+    "facts",
+    "figure",
+    "gallery",
+    "markdown",
+    "number",
+    "ordered",
+    "paragraph",
+    "subheading",
+    "table",
+]
 
-_CSS = """
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #5b6470; --paper: #fff; --line: #d9dee4; --tint: #f4f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ec; --soft: #a3acb6; --paper: #14171a; --line: #343a41; --tint: #1d2126; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem 1.2rem 3rem; max-width: 72rem; color: var(--ink); background: var(--paper);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 1rem 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
-p, li { max-width: 46rem; } a { color: inherit; }
-figure { margin: 1rem 0; } figcaption, footer { color: var(--soft); font-size: .9rem; }
-img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-.gallery { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
-.gallery figure { margin: 0; }
-.scroll { overflow: auto; max-height: 34rem; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-thead th { position: sticky; top: 0; background: var(--tint); }
-.facts th, .facts td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
-.facts th { width: 14rem; font-weight: 600; }
-@media (max-width: 40rem) { body { padding: .6rem .8rem 2rem; } h1 { font-size: 1.4rem; } .facts th { width: 40%; } }
-@media print { .scroll { overflow: visible; max-height: none; } }
-"""
+_HERE = Path(__file__).parent
+_SCRIPTS = {"page.js": '<table class="sortable"', "viewer.js": '<details class="viewer"'}  # where they are needed
+_LONG = 28  # letters of a cell that may break into lines
+# The browser itself refuses whatever would be loaded from elsewhere.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def document(title: str, sections: Iterable[tuple[str, str]]) -> str:
@@ -54,32 +51,46 @@ def document(title: str, sections: Iterable[tuple[str, str]]) -> str:
     -------
     str
     """
-    body = "\n".join(f"<section>\n<h2>{escape(name)}</h2>\n{html}\n</section>" for name, html in sections if html)
+    shown = [(name, html) for name, html in sections if html]
+    body = "\n".join(
+        f'<section id="s{k}">\n<h2>{escape(name)}</h2>\n{html}\n</section>' for k, (name, html) in enumerate(shown)
+    )
+    links = "".join(f'<li><a href="#s{k}">{escape(name)}</a></li>' for k, (name, _) in enumerate(shown))
+    scripts = [name for name, mark in _SCRIPTS.items() if mark in body]
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="generator" content="gpuroi {escape(gpuroi.__version__)}">
 <title>{escape(title)}</title>
-<style>{_CSS}</style>
+<style>
+{_packaged("page.css")}</style>
 </head>
 <body>
+<a class="skip" href="#main">Skip to the results</a>
 <header><h1>{escape(title)}</h1></header>
-<main>
+<nav class="contents" aria-label="Contents"><ul>{links}</ul></nav>
+<main id="main" tabindex="-1">
 {body}
 </main>
 <footer><p>Written by gpuroi {escape(gpuroi.__version__)}. This page needs no network and no other file.</p></footer>
+{"".join(f"<script>{_packaged(name)}</script>" for name in scripts)}
 </body>
 </html>
 """
 
 
-def figure(png: Path, alt: str, caption: str = "") -> str:
-    """Return a picture, held in the page itself."""
-    data = base64.b64encode(png.read_bytes()).decode("ascii")
+def figure(path: Path, alt: str, caption: str = "", *, wide: bool = False) -> str:
+    """Return a picture, PNG or SVG, held in the page itself; a wide one scrolls on a narrow screen."""
+    kind = "svg+xml" if path.suffix == ".svg" else "png"
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{escape(alt)}">{below}</figure>'
+    image = f'<img src="data:image/{kind};base64,{data}" alt="{escape(alt)}">'
+    if wide:
+        image = f'<div class="wide" role="group" aria-label="picture" tabindex="0">{image}</div>'
+    return f"<figure>{image}{below}</figure>"
 
 
 def gallery(figures: Iterable[str]) -> str:
@@ -87,9 +98,35 @@ def gallery(figures: Iterable[str]) -> str:
     return f'<div class="gallery">{"".join(figures)}</div>'
 
 
-def paragraph(text: str) -> str:
-    """Return a paragraph."""
-    return f"<p>{escape(text)}</p>"
+def paragraph(text: str, kind: Literal["", "lead", "note"] = "") -> str:
+    """Return a paragraph: plain, larger, or smaller and softer."""
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def markdown(text: str) -> str:
+    r"""Return sections, paragraphs and numbered lists written in Markdown; the title is left out.
+
+    Examples
+    --------
+    >>> markdown("# Methods\n\n## Model\n\n`a < b` was fitted.\n\n1. Bayes T. An essay.")
+    '<h3>Model</h3><p><code>a &lt; b</code> was fitted.</p><ol><li>Bayes T. An essay.</li></ol>'
+    """
+    html = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        lines = block.splitlines()
+        if block.startswith("## "):
+            html.append(subheading(block.removeprefix("## ")))
+        elif re.match(r"\d+\. ", block):
+            items = (f"<li>{_inline(line.partition('. ')[2])}</li>" for line in lines)
+            html.append(f"<ol>{''.join(items)}</ol>")
+        elif not block.startswith("# "):
+            html.append(f"<p>{_inline(' '.join(lines))}</p>")
+    return "".join(html)
+
+
+def subheading(text: str) -> str:
+    """Return a heading within a section."""
+    return f"<h3>{escape(text)}</h3>"
 
 
 def ordered(items: Iterable[str]) -> str:
@@ -102,15 +139,23 @@ def bullets(items: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
 
 
-def table(rows: pd.DataFrame) -> str:
-    """Return a data frame as a table that scrolls within itself."""
-    head = "".join(f'<th scope="col">{escape(str(name).replace("_", " "))}</th>' for name in rows.columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(_cell(value))}</td>" for value in row) + "</tr>\n"
-        for row in rows.itertuples(index=False, name=None)
-    )
-    whole = f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"
-    return f'<div class="scroll" role="region" aria-label="table" tabindex="0">{whole}</div>'
+def table(rows: pd.DataFrame, label: str = "table") -> str:
+    """Return a data frame as a table that scrolls within itself and sorts by its columns.
+
+    Parameters
+    ----------
+    rows : DataFrame
+    label : str
+        What it is a table of, for who hears the page.
+
+    Returns
+    -------
+    str
+    """
+    head = "".join(map(_table_head, rows.columns, (rows.iloc[:, k] for k in range(rows.shape[1]))))
+    body = "".join(f"<tr>{''.join(map(_table_cell, row))}</tr>\n" for row in rows.itertuples(index=False, name=None))
+    whole = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>'
+    return f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">{whole}</div>'
 
 
 def facts(items: Iterable[tuple[str, Any]]) -> str:
@@ -146,6 +191,11 @@ def count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
+@cache
+def _packaged(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
 def _plain(value: Any) -> str:
     """Write a setting as a person would."""
     if value is None:
@@ -157,6 +207,23 @@ def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_plain, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _inline(text: str) -> str:
+    """Code between backquotes, and DOIs as links."""
+    marked = re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
+    return re.sub(r"https://doi\.org/(10\.[^\s<]*[^\s<.,;])", r'<a href="https://doi.org/\1">doi:\1</a>', marked)
+
+
+def _table_head(name: Any, values: pd.Series) -> str:
+    kind = ' class="text"' if any(isinstance(value, str) for value in values) else ""
+    return f'<th scope="col"{kind}>{escape(str(name).replace("_", " "))}</th>'
+
+
+def _table_cell(value: Any) -> str:
+    text = _cell(value)
+    kind = "" if not isinstance(value, str) or text == "n/a" else "text long" if len(text) > _LONG else "text"
+    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
 
 
 def _cell(value: Any) -> str:

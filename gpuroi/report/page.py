@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
+import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,20 +13,42 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import gpuroi
+from gpuroi.report.anatomy import anatomy_below
 from gpuroi.report.citations import references
 from gpuroi.report.document import bullets, count, document, facts, figure, gallery, number, ordered, paragraph, table
-from gpuroi.report.roi_figures import save_boxplots, save_map_picture, save_regions_picture
+from gpuroi.report.map_figures import save_map_picture
+from gpuroi.report.roi_figures import save_boxplots, save_regions_picture
+from gpuroi.report.viewer import Layer, slice_viewer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
+    from numpy.typing import NDArray
 
-__all__ = ["Picture", "picture_html", "records", "regions_page", "regions_pictures", "roi_page", "roi_pictures"]
+    from gpuroi.images.read import Image
 
+__all__ = [
+    "NO_PICTURES",
+    "Picture",
+    "background_of",
+    "map_name",
+    "map_viewer",
+    "peaks_of",
+    "picture_html",
+    "records",
+    "regions_page",
+    "regions_pictures",
+    "roi_page",
+    "roi_pictures",
+]
+
+_PLOT = re.compile(r"_(cluster-\d+|null-\w+|qq)\.png$")
+_MOST_PEAKS = 30  # in the viewer
+_MOST_INPUTS = 40  # in the page
 _PACKAGES = ("numpy", "scipy", "numba", "nibabel", "pandas", "matplotlib", "cupy-cuda12x", "cupy-cuda13x")
 _COORDINATES = "x, y and z are in mm: to the right, to the front and up, in the space of the image."
-_NO_PICTURES = "No pictures: they were not asked for, or matplotlib is not installed."
+NO_PICTURES = "No pictures: they were not asked for, or matplotlib is not installed."
 _NOTHING_TO_TEST = (
     "No voxel can be tested: each is missing (NaN or infinite) in a volume that is compared, or never changes."
 )
@@ -73,10 +97,10 @@ def roi_pictures(result: Any, folder: Path) -> list[Picture]:
     """
     first, second = result.settings["first"], result.settings["second"]
     cut = float(result.settings["threshold_log10p"])
-    atlas, affine, maps = np.asarray(result.atlas.dataobj), result.atlas.affine, result.maps
-    passed = np.where(maps["in_mask"], np.copysign(maps["log10p"], maps["t"]), 0)
+    affine, maps = result.like.affine, result.maps
+    passed = np.where(maps["in_mask"], _signed_log10p(maps), 0)
     title = f"Regions that tell {first} from {second}"
-    regions = save_regions_picture(atlas, maps["mean"], affine, folder / "regions.png", title=title)
+    regions = save_regions_picture(result.labels, maps["mean"], affine, folder / "regions.png", title=title)
     tested = save_map_picture(
         passed,
         affine,
@@ -106,7 +130,8 @@ def roi_page(result: Any, pictures: Sequence[Picture] | None = None) -> str:
     Parameters
     ----------
     result : RoiResult
-        Its `atlas`, `table`, `signals`, `maps`, `settings`, `timings`, `counts`, `inputs` and `device` are read.
+        Its `labels`, `like`, `table`, `signals`, `maps`, `settings`, `timings`, `counts`, `inputs` and `device` are
+        read.
     pictures : sequence of Picture, optional
         From `roi_pictures`, if they are drawn already; empty for a page without pictures.
 
@@ -133,9 +158,10 @@ def roi_page(result: Any, pictures: Sequence[Picture] | None = None) -> str:
         f"Regions of interest: {first} against {second}",
         [
             ("What was asked and found", paragraph(_asked(result)) + paragraph(found)),
-            ("Where", picture_html(brains) or paragraph(_NO_PICTURES)),
+            ("Where", picture_html(brains) or paragraph(NO_PICTURES)),
             ("Regions", table(rows) + paragraph(_COORDINATES) if len(rows) else ""),
             ("Signals", paragraph(_BOX_NOTE) + picture_html(plots) if plots else ""),
+            ("Slice viewer", slice_viewer([_roi_layer(result)], result.maps["mean"], result.like.affine)),
             ("How", ordered(_roi_steps(settings)) + paragraph("Mind:") + bullets(_ROI_CAVEATS)),
             *records(result),
             ("References", references([test, "circular", "label"], result.device)),
@@ -161,22 +187,20 @@ def regions_pictures(result: Any, folder: Path) -> list[Picture]:
     OutputError
         If matplotlib is not installed.
     """
-    atlas, affine = np.asarray(result.atlas.dataobj), result.atlas.affine
-    stat = result.like.read_one()
-    silhouette = np.isfinite(stat) & (stat != 0)
-    title = f"{Path(result.like.name).name}: {result.settings['rule']}"
-    regions = save_regions_picture(atlas, silhouette, affine, folder / "regions.png", title=title)
+    affine, (background, below) = result.like.affine, background_of(result.like)
+    title = f"{map_name(result)}: {result.settings['rule']}"
+    regions = save_regions_picture(result.labels, background, affine, folder / "regions.png", title=title)
     inside = save_map_picture(
         result.thresholded,
         affine,
         folder / "map.png",
-        background=silhouette,
+        background=background,
         threshold=abs(float(result.settings["cutoff"])),
         title="The map inside the regions",
     )
     found = count(len(result.table), "region")
     return [
-        Picture(regions, f"Cuts through the map with {found} in colour, numbered.", "Grey: where the map is not 0."),
+        Picture(regions, f"Cuts through the map with {found} in colour, numbered.", below),
         Picture(inside, f"Cuts through the values of the map inside {found}.", "Orange: positive; blue: negative."),
     ]
 
@@ -187,7 +211,7 @@ def regions_page(result: Any, pictures: Sequence[Picture] | None = None) -> str:
     Parameters
     ----------
     result : RegionsResult
-        Its `atlas`, `table`, `thresholded`, `settings`, `timings`, `counts`, `inputs`, `device` and `like` are read.
+        Its `labels`, `table`, `thresholded`, `settings`, `timings`, `counts`, `inputs`, `device` and `like` are read.
     pictures : sequence of Picture, optional
         From `regions_pictures`, if they are drawn already; empty for a page without pictures.
 
@@ -205,18 +229,54 @@ def regions_page(result: Any, pictures: Sequence[Picture] | None = None) -> str:
         with TemporaryDirectory() as folder:
             return regions_page(result, regions_pictures(result, Path(folder)))
     settings, rows = result.settings, result.table
-    asked = f"Where does the map {Path(result.like.name).name} pass the threshold, {settings['rule']}, in one piece?"
+    asked = f"Where does the map {map_name(result)} pass the threshold, {settings['rule']}, in one piece?"
     return document(
         "Regions of a statistical map",
         [
             ("What was asked and found", paragraph(asked) + paragraph(_found(rows, settings))),
-            ("Where", picture_html(pictures) or paragraph(_NO_PICTURES)),
+            ("Where", picture_html(pictures) or paragraph(NO_PICTURES)),
             ("Regions", table(rows) + paragraph(_COORDINATES) if len(rows) else ""),
+            ("Slice viewer", map_viewer(result.like, abs(float(settings["cutoff"])), peaks_of(rows, "region"))),
             ("How", ordered(_regions_steps(settings)) + paragraph("Mind:") + bullets(_REGIONS_CAVEATS)),
             *records(result),
             ("References", references(["label"], result.device)),
         ],
     )
+
+
+def map_name(result: Any) -> str:
+    """Return the name of the first input."""
+    one = result.inputs[0]
+    return Path(one["path"]).name if "path" in one else f"{one['in_memory']} in memory"
+
+
+def map_viewer(image: Image, cut: float, peaks: Mapping[str, Any]) -> str:
+    """Return a slice viewer of one map."""
+    layer = Layer("the map", image.read_one(), "value", cut, True, peaks)
+    return slice_viewer([layer], background_of(image)[0], image.affine)
+
+
+def background_of(image: Image) -> tuple[NDArray[Any], str]:
+    """Return what to draw in grey below a map, and what it is: the MNI template, or where the map is not 0."""
+    stat = image.read_one()
+    background, text = anatomy_below(image, np.asarray(np.isfinite(stat) & (stat != 0)))
+    return background, text or "Grey: where the map is not 0."
+
+
+def peaks_of(rows: pd.DataFrame, noun: str) -> dict[str, tuple[float, float, float]]:
+    """Return the peaks of a table of regions, in mm, by name."""
+    shown = rows.head(_MOST_PEAKS)
+    places = zip(shown["peak_x"], shown["peak_y"], shown["peak_z"], strict=True)
+    return {f"{noun} {i}": place for i, place in zip(shown["id"], places, strict=True)}
+
+
+def _roi_layer(result: Any) -> Layer:
+    cut, name = float(result.settings["threshold_log10p"]), "-log10 p with the sign of t"
+    return Layer(name, _signed_log10p(result.maps), "-log10 p", cut, True, peaks_of(result.table, "region"))
+
+
+def _signed_log10p(maps: Mapping[str, Any]) -> NDArray[Any]:
+    return np.asarray(np.copysign(maps["log10p"], maps["t"]))
 
 
 def _asked(result: Any) -> str:
@@ -291,24 +351,31 @@ def _connected(connectivity: int) -> str:
 
 
 def picture_html(pictures: Sequence[Picture]) -> str:
-    """Single box plots side by side, all else below each other."""
+    """Plots side by side, brains below each other."""
     if not pictures:
         return ""
-    html = [figure(picture.path, picture.alt, picture.caption) for picture in pictures]
-    single = all(picture.path.name.startswith("region-") for picture in pictures)
+    single = all(picture.path.name.startswith("region-") or _PLOT.search(picture.path.name) for picture in pictures)
+    html = [figure(picture.path, picture.alt, picture.caption, wide=not single) for picture in pictures]
     return gallery(html) if single else "".join(html)
 
 
 def records(result: Any) -> list[tuple[str, str]]:
-    """What every result carries: settings, counts, inputs, timings, versions."""
+    """What every result carries: settings, counts, inputs, timings, versions and, if it is known, the command."""
     inputs = [(one.get("path") or f"{one['in_memory']} in memory", _input_text(one)) for one in result.inputs]
+    if len(inputs) > _MOST_INPUTS:
+        inputs = [
+            *inputs[:_MOST_INPUTS],
+            ("further files", f"{len(result.inputs) - _MOST_INPUTS}: see provenance.json"),
+        ]
     timings = [(stage, f"{seconds:.3f} s") for stage, seconds in result.timings.items()]
+    command = getattr(result, "command", None)
+    said = [("command", shlex.join(command))] if command else []
     return [
-        ("Settings", facts(_spaced(result.settings))),
+        ("Settings", facts([*said, *_spaced(result.settings)])),
         ("Counts", facts(_spaced(result.counts))),
         ("Inputs", facts(inputs)),
         ("Time", facts([("device", result.device), *timings])),
-        ("Versions", facts(_versions())),
+        ("Versions", facts(getattr(result, "versions", None) or _versions())),
     ]
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuroi.errors import UsageError
-from gpuroi.report.canvas import NEUTRAL, render_png
-from gpuroi.report.roi_figures import BAR_IN, HEADING_IN, colour_bar, diverging, heading
+from gpuroi.report.canvas import HEADING_IN, NEUTRAL, heading, render_png
+from gpuroi.report.map_figures import BAR_IN, Scale, colour_bar, diverging
 from gpuroi.report.slices import TILT_DEGREES, Oriented, best_cuts, even_cuts, lay_out, orient, show_grey
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def save_threshold_picture(
                     interpolation="nearest",
                 )
                 _outline(panel.ax, panel.take(regions))
-        colour_bar(figure, colours, 0.0, largest, f"threshold {threshold:.3g}" if threshold else "")
+        colour_bar(figure, Scale(0.0, largest), f"threshold {threshold:.3g}" if threshold else "")
 
     height = BAR_IN + len(turned) * band_in + (HEADING_IN if title else 0)
     Path(path).write_bytes(render_png(draw, layout.width_in, height))
@@ -192,7 +192,7 @@ def save_graph_picture(
                 ax.text(at, 0.0, letter, transform=ax.transAxes, ha="center", va="bottom", fontsize=8)
             left += box[0] + 0.2
         if values is not None:
-            colour_bar(figure, diverging(0.0, largest), 0.0, largest, _graph_note(graph, grid))
+            colour_bar(figure, Scale(0.0, largest), _graph_note(graph, grid))
         else:
             figure.text(0.12 / wide, 0.1 / high, _graph_note(graph, grid), fontsize=8)
 

@@ -47,6 +47,8 @@ def parcels_pictures(result: Any, folder: Path) -> list[Picture]:
     OutputError
         If matplotlib is not installed.
     """
+    if result.labels is None or result.map is None:  # made anew, and the inputs are no longer there
+        return []
     settings, rows, affine = result.settings, result.table, result.affine
     cut, inside = float(settings["cutoff"]), result.labels > 0
     given = np.where(np.isfinite(result.map), result.map, 0.0)

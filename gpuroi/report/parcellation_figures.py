@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuroi.errors import UsageError
-from gpuroi.report.canvas import render_png
-from gpuroi.report.roi_figures import HEADING_IN, heading
-from gpuroi.report.slices import even_cuts, lay_out, orient, show_grey
+from gpuroi.report.canvas import HEADING_IN, heading, render_png
+from gpuroi.report.slices import check_shapes, even_cuts, finite, lay_out, orient, show_grey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,9 +68,9 @@ def save_parcels_picture(
     OutputError
         If matplotlib is not installed.
     """
-    _check_shapes(labels, background)
+    check_shapes(labels, background, "labels")
     grid = orient(labels.shape, affine)
-    number, grey = grid.turn(np.asarray(labels)), _finite(grid.turn(background))
+    number, grey = grid.turn(np.asarray(labels)), finite(grid.turn(background))
     layout = lay_out(grid, {axis: even_cuts(number > 0, axis, _CUTS) for axis in grid.axes}, number > 0)
     colours = _colour_table(int(number.max(initial=0)))
     limits = _limits(grey[number > 0])
@@ -129,12 +127,12 @@ def save_compressed_picture(
         If matplotlib is not installed.
     """
     for _, values in bands:
-        _check_shapes(inside, values)
+        check_shapes(inside, values, "mask")
     grid = orient(inside.shape, affine)
     mask = grid.turn(inside) != 0
     axial = grid.axes[:1]  # one plane: what is compared has to lie close together
     layout = lay_out(grid, {axis: even_cuts(mask, axis, _CUTS) for axis in axial}, mask)
-    volumes = [_finite(grid.turn(values)) for _, values in bands]
+    volumes = [finite(grid.turn(values)) for _, values in bands]
     limits = _limits(volumes[0][mask])
     step = layout.height_in + _CAPTION_IN
 
@@ -159,15 +157,6 @@ def _colour_table(n: int) -> NDArray[np.float64]:
         code = parcel_colour(label)
         table[label] = *(int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)), _OPACITY
     return table
-
-
-def _check_shapes(labels: NDArray[Any], other: NDArray[Any]) -> None:
-    if np.ndim(labels) != 3 or np.shape(labels) != np.shape(other):
-        raise UsageError(f"shapes {np.shape(labels)} and {np.shape(other)}: both must be the same (X, Y, Z)")
-
-
-def _finite(image: NDArray[Any]) -> NDArray[np.float64]:
-    return np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _limits(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -75,20 +75,18 @@ def parcellation_pictures(result: Any, folder: Path) -> list[Picture]:
     parcels = save_parcels_picture(
         labels, result.mean_img, affine, folder / "parcels.png", title=f"{found} ({result.settings['method']})"
     )
+    pictures = [Picture(parcels, f"Cuts through the mean image with {found} in colour.", "Colours tell parcels apart.")]
+    if result.first_volume is None:  # made anew, and the images are no longer there
+        return pictures
     share = 100 * result.quality["explained_variance"]
     bands = [
         (f"the first volume, {count(result.counts['voxels_inside'], 'voxel')}", result.first_volume),
         (f"the same volume as the means of {found}", result.compressed(slice(0, 1))[0]),
     ]
     beside = save_compressed_picture(bands, labels > 0, affine, folder / "compressed.png")
-    return [
-        Picture(parcels, f"Cuts through the mean image with {found} in colour.", "Colours tell parcels apart."),
-        Picture(
-            beside,
-            f"The same cuts twice: a volume, and the same volume as the means of {found}.",
-            f"Over all volumes the parcels keep {share:.1f} % of the variance between voxels.",
-        ),
-    ]
+    alt = f"The same cuts twice: a volume, and the same volume as the means of {found}."
+    text = f"Over all volumes the parcels keep {share:.1f} % of the variance between voxels."
+    return [*pictures, Picture(beside, alt, text)]
 
 
 def parcellation_page(result: Any, pictures: Sequence[Picture] | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of regions, of maps, and of the signal of each region per condition."""
+"""Pictures of regions, and of the signal of each region per condition."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuroi.errors import DataError, UsageError
-from gpuroi.report.canvas import HIGHLIGHTS, NEUTRAL, render_png
+from gpuroi.errors import DataError
+from gpuroi.report.canvas import HEADING_IN, HIGHLIGHTS, NEUTRAL, heading, render_png
 from gpuroi.report.slices import (
-    TILT_DEGREES,
     Oriented,
     Panel,
-    best_cuts,
+    check_shapes,
     covering_cuts,
     even_cuts,
+    finite,
+    grey_limits,
     lay_out,
     orient,
+    pixel_edges,
     show_grey,
+    tilt_note,
+    visible,
 )
 
 if TYPE_CHECKING:
@@ -28,14 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "BAR_IN",
-    "HEADING_IN",
-    "colour_bar",
-    "diverging",
-    "heading",
     "region_colour",
     "save_boxplots",
-    "save_map_picture",
     "save_regions_picture",
 ]
 
@@ -45,15 +43,12 @@ _REGION_COLOURS = (
     "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2",
     "#88CCEE", "#CC6677", "#DDCC77", "#44AA99", "#AA4499", "#999933",
 )  # fmt: skip
-HEADING_IN, BAR_IN = 0.4, 0.72
 _LEGEND_ENTRY_IN = 1.1
 _MOST_CUTS = 5
 _MOST_IN_LEGEND = 26  # twice the colours; beyond, the numbers in the picture say more
 _MOST_SINGLE_PLOTS = 12  # with more regions the box plots go onto pages
 _MOST_LEVEL_NAMES = 6  # with more conditions their names are tilted
 _MOST_POINTS = 150  # per box; beyond, points hide the box
-_HOT = ("#7A0403", "#D55E00", "#F6A800", "#FFF3A0")  # dark to bright in orange and, of the same lightness, in blue
-_COLD = ("#06245C", "#0072B2", "#56B4E9", "#D8F3FF")
 
 
 def region_colour(number: int) -> str:
@@ -126,7 +121,13 @@ def save_boxplots(signals: pd.DataFrame, folder: Path, *, conditions: Sequence[s
 
 
 def save_regions_picture(
-    atlas: NDArray[Any], background: NDArray[Any], affine: NDArray[np.float64], path: Path, *, title: str = ""
+    atlas: NDArray[Any],
+    background: NDArray[Any],
+    affine: NDArray[np.float64],
+    path: Path,
+    *,
+    title: str = "",
+    noun: str = "region",
 ) -> Path:
     """Draw regions in colours of their own over an image, in cuts that show as many of them as can be.
 
@@ -141,6 +142,8 @@ def save_regions_picture(
     path : path
         The PNG file.
     title : str
+    noun : str, default "region"
+        What the legend calls them.
 
     Returns
     -------
@@ -154,11 +157,11 @@ def save_regions_picture(
     OutputError
         If matplotlib is not installed.
     """
-    _check_shapes(atlas, background, "atlas")
+    check_shapes(atlas, background, "atlas")
     grid = orient(atlas.shape, affine)
-    labels, grey = grid.turn(np.asarray(atlas)), _finite(grid.turn(background))
+    labels, grey = grid.turn(np.asarray(atlas)), finite(grid.turn(background))
     ids = [int(i) for i in np.unique(labels[labels > 0])]
-    inside = _visible(grey) | (labels > 0)
+    inside = visible(grey) | (labels > 0)
     cuts = {axis: covering_cuts(labels, axis, _MOST_CUTS) or even_cuts(inside, axis, 1) for axis in grid.axes}
     layout = lay_out(grid, cuts, inside)
     columns = max(1, int(layout.width_in / _LEGEND_ENTRY_IN))
@@ -168,84 +171,11 @@ def save_regions_picture(
         heading(figure, title)
         seen = set()
         for panel in layout.panels(figure, legend):
-            show_grey(panel, grid, grey, _grey_limits(grey))
+            show_grey(panel, grid, grey, grey_limits(grey))
             seen |= _overlay_regions(panel, labels, ids)
-        _region_legend(figure, legend, columns, ids, len(seen), grid)
+        _region_legend(figure, legend, columns, ids, len(seen), grid, noun)
 
     height = layout.height_in + legend + (HEADING_IN if title else 0)
-    Path(path).write_bytes(render_png(draw, layout.width_in, height))
-    return Path(path)
-
-
-def save_map_picture(
-    stat: NDArray[Any],
-    affine: NDArray[np.float64],
-    path: Path,
-    *,
-    background: NDArray[Any] | None = None,
-    threshold: float = 0.0,
-    title: str = "",
-) -> Path:
-    """Draw a statistical map where `|stat| >= threshold`, in cuts through what passes.
-
-    Parameters
-    ----------
-    stat : array, shape (X, Y, Z)
-        NaN is not drawn.
-    affine : array, shape (4, 4)
-        Voxel -> mm, RAS+.
-    path : path
-        The PNG file.
-    background : array, shape (X, Y, Z), optional
-        Default: a flat grey where the map is neither 0 nor NaN.
-    threshold : float, default 0
-        In the units of the map. The colour bar is symmetric, with a gap between -threshold and threshold.
-    title : str
-
-    Returns
-    -------
-    Path
-        `path`.
-
-    Raises
-    ------
-    UsageError
-        If the shapes differ or are not three-dimensional, or the threshold is negative.
-    OutputError
-        If matplotlib is not installed.
-    """
-    if not threshold >= 0:
-        raise UsageError(f"threshold is {threshold}, must be 0 or more: both signs are drawn")
-    if background is None:
-        background = np.isfinite(stat) & (np.asarray(stat) != 0)
-    _check_shapes(stat, background, "stat")
-    grid = orient(stat.shape, affine)
-    values, grey = grid.turn(np.asarray(stat, dtype=np.float64)), _finite(grid.turn(background))
-    values = np.where(np.isfinite(values) & (values != 0) & (np.abs(values) >= threshold), values, 0.0)
-    inside = _visible(grey) | (values != 0)
-    cuts = {axis: best_cuts(np.abs(values), axis, 4) or even_cuts(inside, axis, 4) for axis in grid.axes}
-    largest = float(np.abs(values).max(initial=0.0)) or max(2 * threshold, 1.0)
-    layout = lay_out(grid, cuts, inside)
-
-    def draw(figure: Any) -> None:
-        heading(figure, title)
-        colours = diverging(threshold, largest)
-        for panel in layout.panels(figure, BAR_IN):
-            show_grey(panel, grid, grey, _grey_limits(grey))
-            pixels = panel.take(values)
-            panel.ax.imshow(
-                np.ma.masked_equal(pixels, 0.0),
-                cmap=colours,
-                origin="lower",
-                vmin=-largest,
-                vmax=largest,
-                aspect=panel.ax.get_aspect(),
-                interpolation="nearest",
-            )
-        note = "" if values.any() else "; nothing reaches it"
-        colour_bar(figure, colours, threshold, largest, _tilt_note(grid) + note)
-
-    height = layout.height_in + BAR_IN + (HEADING_IN if title else 0)
     Path(path).write_bytes(render_png(draw, layout.width_in, height))
     return Path(path)
 
@@ -296,32 +226,6 @@ def _shortened(name: str, most: int) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _check_shapes(data: NDArray[Any], background: NDArray[Any], name: str) -> None:
-    if np.ndim(data) != 3 or np.shape(data) != np.shape(background):
-        raise UsageError(
-            f"{name} has shape {np.shape(data)} and background {np.shape(background)}: both must be the same (X, Y, Z)"
-        )
-
-
-def _finite(image: NDArray[Any]) -> NDArray[np.float64]:
-    return np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _visible(grey: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where the background is more than the noise around a head."""
-    return np.asarray(grey > 0.15 * np.percentile(grey, 99)) if grey.any() else np.zeros(grey.shape, dtype=bool)
-
-
-def _grey_limits(grey: NDArray[np.float64]) -> tuple[float, float]:
-    inside = grey[_visible(grey)]
-    if not inside.size:
-        return 0.0, 1.0
-    low, high = (float(limit) for limit in np.percentile(inside, (2, 99.5)))
-    if low == high:
-        return 0.0, 2.2 * high  # a flat silhouette: mid grey, so that bright and dark colours stand out
-    return min(0.0, low), high
-
-
 def _overlay_regions(panel: Panel, labels: NDArray[Any], ids: list[int]) -> set[int]:
     """Fill and outline the regions in a cut, write their ids, and return the ids seen."""
     from matplotlib.collections import LineCollection
@@ -335,7 +239,7 @@ def _overlay_regions(panel: Panel, labels: NDArray[Any], ids: list[int]) -> set[
         inside = pixels == i
         colour = region_colour(ids.index(i))
         fill[inside] = to_rgba(colour, 0.5)
-        panel.ax.add_collection(LineCollection(_pixel_edges(inside), colors=colour, linewidths=1.3, zorder=4))
+        panel.ax.add_collection(LineCollection(pixel_edges(inside), colors=colour, linewidths=1.3, zorder=4))
     panel.ax.imshow(fill, origin="lower", aspect=panel.ax.get_aspect(), interpolation="nearest", zorder=3)
     outline = [withStroke(linewidth=1.8, foreground="black")]
     for i in seen:
@@ -355,15 +259,6 @@ def _overlay_regions(panel: Panel, labels: NDArray[Any], ids: list[int]) -> set[
     return set(seen)
 
 
-def _pixel_edges(inside: NDArray[np.bool_]) -> list[Any]:
-    """Line segments ((x, y), (x, y)) along the border of a pixel mask."""
-    padded = np.pad(inside, 1)
-    rows, columns = np.nonzero(padded[1:] != padded[:-1])  # a border below padded row r + 1 is at y = r - 0.5
-    horizontal = [((c - 1.5, r - 0.5), (c - 0.5, r - 0.5)) for r, c in zip(rows, columns, strict=True)]
-    rows, columns = np.nonzero(padded[:, 1:] != padded[:, :-1])
-    return horizontal + [((c - 0.5, r - 1.5), (c - 0.5, r - 0.5)) for r, c in zip(rows, columns, strict=True)]
-
-
 def _place_of_number(inside: NDArray[np.bool_]) -> tuple[float, float, bool]:
     """Row and column of the pixel deepest inside the mask; the middle of its upper edge, and True, if it is small."""
     from scipy.ndimage import distance_transform_edt
@@ -378,28 +273,22 @@ def _place_of_number(inside: NDArray[np.bool_]) -> tuple[float, float, bool]:
     return float(row), float(column), False
 
 
-def heading(figure: Any, title: str) -> None:
-    """Write a title into the `HEADING_IN` inches at the top of a figure."""
-    width, height = figure.get_size_inches()
-    if title:
-        x, y = 0.12 / width, 1 - HEADING_IN / 2 / height
-        figure.text(x, y, title, ha="left", va="center", fontsize=10.5)
-
-
-def _region_legend(figure: Any, height_in: float, columns: int, ids: list[int], n_seen: int, grid: Oriented) -> None:
+def _region_legend(
+    figure: Any, height_in: float, columns: int, ids: list[int], n_seen: int, grid: Oriented, noun: str
+) -> None:
     from matplotlib.patches import Patch
 
     notes = [
-        f"{len(ids)} region{'s' * (len(ids) != 1)}" if ids else "no region was found",
+        f"{len(ids)} {noun}{'s' * (len(ids) != 1)}" if ids else f"no {noun} was found",
         f"{n_seen} of them in these cuts" if n_seen < len(ids) else "",
         f"colours repeat after {len(_REGION_COLOURS)}" if len(ids) > len(_REGION_COLOURS) else "",
-        _tilt_note(grid),
+        tilt_note(grid),
     ]
     width, height = figure.get_size_inches()
     left = 0.12 / width
     figure.text(left, (height_in - 0.08) / height, "; ".join(filter(None, notes)), ha="left", va="top", fontsize=8.5)
     if 0 < len(ids) <= _MOST_IN_LEGEND:
-        patches = [Patch(color=region_colour(n), label=f"region {i}") for n, i in enumerate(ids)]
+        patches = [Patch(color=region_colour(n), label=f"{noun} {i}") for n, i in enumerate(ids)]
         figure.legend(
             handles=patches,
             loc="lower left",
@@ -410,38 +299,3 @@ def _region_legend(figure: Any, height_in: float, columns: int, ids: list[int], 
             frameon=False,
             fontsize=8,
         )
-
-
-def _tilt_note(grid: Oriented) -> str:
-    if grid.tilt_degrees <= TILT_DEGREES:
-        return ""
-    return f"the image is tilted by {grid.tilt_degrees:.0f}°: cuts along its own axes, L, R, A, P are the nearest sides"
-
-
-def diverging(threshold: float, largest: float) -> Any:
-    """Blue below -threshold, orange above threshold, grey between."""
-    from matplotlib.colors import LinearSegmentedColormap, ListedColormap
-
-    n = 512
-    values = np.linspace(-largest, largest, n)
-    span = max(largest - threshold, 1e-12)
-    place = np.clip((np.abs(values) - threshold) / span, 0, 1)
-    hot, cold = (LinearSegmentedColormap.from_list(name, ends) for name, ends in (("hot", _HOT), ("cold", _COLD)))
-    colours = np.where(values[:, None] > 0, hot(place), cold(place))
-    colours[np.abs(values) < threshold] = (0.45, 0.45, 0.45, 1.0)
-    return ListedColormap(colours)
-
-
-def colour_bar(figure: Any, colours: Any, threshold: float, largest: float, note: str) -> None:
-    """Draw the bar of `diverging` colours into the `BAR_IN` inches at the bottom of a figure."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    height = figure.get_size_inches()[1]
-    ax = figure.add_axes((0.2, (BAR_IN - 0.3) / height, 0.6, 0.16 / height))
-    bar = figure.colorbar(ScalarMappable(Normalize(-largest, largest), colours), cax=ax, orientation="horizontal")
-    marks = {-largest, largest, -threshold, threshold} if threshold < largest else {-largest, largest}
-    places = sorted(marks | {0.0} if threshold == 0 else marks)
-    bar.set_ticks(places, labels=[f"{place + 0.0:.3g}" for place in places])  # no "-0"
-    text = f"shown where |value| ≥ {threshold:.3g}" if threshold else "every value is shown"
-    bar.set_label("; ".join(filter(None, [text, note.removeprefix("; ")])), fontsize=8)

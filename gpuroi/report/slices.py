@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuroi.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,11 +21,17 @@ __all__ = [
     "Oriented",
     "Panel",
     "best_cuts",
+    "check_shapes",
     "covering_cuts",
     "even_cuts",
+    "finite",
+    "grey_limits",
     "lay_out",
     "orient",
+    "pixel_edges",
     "show_grey",
+    "tilt_note",
+    "visible",
 ]
 
 TILT_DEGREES = 2.0  # from here on a slice is not told by one coordinate
@@ -228,6 +236,51 @@ def lay_out(grid: Oriented, cuts: dict[int, list[int]], inside: NDArray[np.bool_
     width_in = float(np.clip(max(widths) / 45, 4.5, 10.5))
     scale = min((width_in - 0.2) / max(widths), _TALLEST_IN / sum(heights))  # inches per mm
     return Layout(grid, rows, window, scale, width_in, sum(heights) * scale + _TITLE_IN * len(rows) + 0.1)
+
+
+def check_shapes(data: NDArray[Any], background: NDArray[Any], name: str) -> None:
+    """Refuse what is not three-dimensional, or a background of another shape."""
+    if np.ndim(data) != 3 or np.shape(data) != np.shape(background):
+        raise UsageError(
+            f"{name} has shape {np.shape(data)} and background {np.shape(background)}: both must be the same (X, Y, Z)"
+        )
+
+
+def finite(image: NDArray[Any]) -> NDArray[np.float64]:
+    """Return an image with 0 where a value is missing or infinite."""
+    return np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def visible(grey: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where the background is more than the noise around a head."""
+    return np.asarray(grey > 0.15 * np.percentile(grey, 99)) if grey.any() else np.zeros(grey.shape, dtype=bool)
+
+
+def grey_limits(grey: NDArray[np.float64]) -> tuple[float, float]:
+    """What is drawn black, and what white."""
+    inside = grey[visible(grey)]
+    if not inside.size:
+        return 0.0, 1.0
+    low, high = (float(limit) for limit in np.percentile(inside, (2, 99.5)))
+    if low == high:
+        return 0.0, 2.2 * high  # a flat silhouette: mid grey, so that bright and dark colours stand out
+    return min(0.0, low), high
+
+
+def pixel_edges(inside: NDArray[np.bool_]) -> list[Any]:
+    """Line segments ((x, y), (x, y)) along the border of a pixel mask."""
+    padded = np.pad(inside, 1)
+    rows, columns = np.nonzero(padded[1:] != padded[:-1])  # a border below padded row r + 1 is at y = r - 0.5
+    horizontal = [((c - 1.5, r - 0.5), (c - 0.5, r - 0.5)) for r, c in zip(rows, columns, strict=True)]
+    rows, columns = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    return horizontal + [((c - 0.5, r - 1.5), (c - 0.5, r - 0.5)) for r, c in zip(rows, columns, strict=True)]
+
+
+def tilt_note(grid: Oriented) -> str:
+    """Say that an image is oblique; "" if it is not."""
+    if grid.tilt_degrees <= TILT_DEGREES:
+        return ""
+    return f"the image is tilted by {grid.tilt_degrees:.0f}°: cuts along its own axes, L, R, A, P are the nearest sides"
 
 
 def show_grey(panel: Panel, grid: Oriented, background: NDArray[Any], limits: tuple[float, float]) -> None:

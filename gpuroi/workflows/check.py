@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuroi.errors import DataError, UsageError
+from gpuroi._card import Card, HasCard
+from gpuroi.errors import UsageError
 from gpuroi.workflows.check_facts import cohort_facts
+from gpuroi.workflows.cohort_input import CohortSource, design_table, read_cohort
 from gpuroi.workflows.provenance import dataset_description, describe_inputs, provenance
 from gpuroi.workflows.stopwatch import Stopwatch
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from gpuroi.cohort.bad_inputs import BadInput, BadInputsError
+    from gpuroi.cohort.bad_inputs import BadInputsError
     from gpuroi.cohort.coverage import CohortSummary
     from gpuroi.cohort.design import CohortDesign
     from gpuroi.cohort.exclusions import Missing
@@ -34,7 +36,7 @@ _KEPT_BYTES = 256 << 20  # of maps; more are read twice
 
 
 @dataclass(frozen=True, eq=False)
-class CheckResult:
+class CheckResult(HasCard):
     """A cohort that can be used.
 
     Attributes
@@ -115,7 +117,7 @@ class CheckResult:
 
         with staged_folder(folder, overwrite=overwrite) as staged:
             if self.design is not None:
-                write_tsv(staged / "design.tsv", _design_table(self.design))
+                write_tsv(staged / "design.tsv", design_table(self.design))
                 write_json(staged / "design.json", _design_record(self.design, self.description))
             write_tsv(staged / "participants_used.tsv", self.participants.cells)
             write_tsv(staged / "excluded.tsv", self.participants.excluded)
@@ -128,6 +130,10 @@ class CheckResult:
         """Return the record of this run, as `provenance.json` holds it."""
         counts = {"participants": len(self.participants), "excluded": len(self.participants.excluded)}
         return _provenance(self.settings, self.inputs, counts, self.timings, self.warnings)
+
+    def _card(self) -> Card:
+        warnings = [("warning", warning) for warning in self.warnings]
+        return Card("Check of a cohort", [*self.facts, *warnings], self.participants.table, "participants")
 
 
 def check(
@@ -191,22 +197,27 @@ def check(
     UsageError
         Arguments that contradict each other; a formula or a contrast that cannot be read.
     """
-    from gpuroi.cohort.bad_inputs import BadInputsError
-
-    _refuse_contradictions(formula, design, con, fts, grp, blocks, contrasts, min_coverage)
+    if not 0 <= min_coverage <= 1:
+        raise UsageError(f"min_coverage is {min_coverage}", "give a share of the maps from 0 to 1")
     watch = Stopwatch()
-    with watch("table"):
-        people = _read_table(participants, join, None if map_template else map_column, map_template, id_column)
-        bad = people.bad_inputs()
-    with watch("design"):
-        made, problems = _design(people, formula, contrasts, blocks, missing, (design, con, fts, grp))
-        bad += problems
-    with watch("headers"):
-        grid, problems = _grid(people, mask)
-        bad += problems
-    if bad:
-        raise BadInputsError(list(dict.fromkeys(bad)), "nothing was computed; correct all of this and check again")
-    used = made.participants if made is not None and made.participants is not None else people
+    source = CohortSource(
+        participants,
+        formula=formula,
+        contrasts=contrasts,
+        mask=mask,
+        blocks=blocks,
+        missing=missing,
+        join=join,
+        map_column=map_column,
+        map_template=map_template,
+        id_column=id_column,
+        design=design,
+        con=con,
+        fts=fts,
+        grp=grp,
+    )
+    cohort = read_cohort(source, watch, hint="nothing was computed; correct all of this and check again")
+    used, made, grid = cohort.participants, cohort.design, cohort.grid
     with watch("maps"):
         summary = _summary(used, grid) if look_at_maps and grid is not None else None
     description, warnings = _describe(made, used, summary, min_coverage)
@@ -219,8 +230,8 @@ def check(
         "join": [str(path) for path in join],
         "min_coverage": min_coverage,
     }
-    inputs = describe_inputs([participants, *join, design, con, fts, grp, mask])
-    facts = cohort_facts(people, used, made, description, grid, mask, summary, min_coverage)
+    inputs = describe_inputs(source.files)
+    facts = cohort_facts(cohort.everybody, used, made, description, grid, mask, summary, min_coverage)
     return CheckResult(used, made, description, summary, facts, warnings, settings, watch.seconds, inputs)
 
 
@@ -241,120 +252,6 @@ def save_bad_inputs(folder: str | os.PathLike[str], error: BadInputsError, *, ov
             staged, _provenance({}, [], {"bad_inputs": len(error.bad_inputs)}, {}, ["the input is not usable"])
         )
     return Path(folder)
-
-
-def _refuse_contradictions(
-    formula: str | None, design: Any, con: Any, fts: Any, grp: Any, blocks: Any, contrasts: Any, min_coverage: float
-) -> None:
-    if formula is not None and design is not None:
-        raise UsageError("both a formula and a design file are given", "give one of them")
-    if design is None and any(file is not None for file in (con, fts, grp)):
-        raise UsageError(
-            "contrast, F test or group files are given without a design file", "give the .mat too: --design"
-        )
-    if fts is not None and con is None:
-        raise UsageError("F tests are given without the contrasts they consist of", "give the .con too: --con")
-    if grp is not None and len(blocks):
-        raise UsageError("blocks are given by file and by column", "give one of them")
-    if len(contrasts) and formula is None and design is None:
-        raise UsageError("contrasts are given without a design", "give a formula, or a design file")
-    if not 0 <= min_coverage <= 1:
-        raise UsageError(f"min_coverage is {min_coverage}", "give a share of the maps from 0 to 1")
-
-
-def _read_table(path: Any, join: Sequence[Any], map_column: str | None, template: str | None, ids: str) -> Participants:
-    from gpuroi.cohort.participants import read_participants
-
-    people = read_participants(path, map_column=map_column, template=template, id_column=ids, check_files=False)
-    for other in join:
-        people = people.join(other)
-    return people
-
-
-def _design(
-    people: Participants,
-    formula: str | None,
-    contrasts: Sequence[str],
-    blocks: Sequence[str],
-    missing: Missing,
-    files: tuple[Any, Any, Any, Any],
-) -> tuple[CohortDesign | None, list[BadInput]]:
-    """Return the design with its contrasts, or what is wrong with it."""
-    from gpuroi.cohort.bad_inputs import BadInput, BadInputsError
-    from gpuroi.cohort.design import describe
-    from gpuroi.cohort.formula import design_of
-
-    design, bad = None, []
-    try:
-        if formula is not None:
-            design = design_of(people, formula, missing=missing, blocks=blocks)
-        elif files[0] is not None:
-            design = _design_of_files(people, blocks, missing, *files)
-        if design is not None:
-            describe(design)  # refuses a design that leaves no degrees of freedom
-    except BadInputsError as error:
-        return None, list(error.bad_inputs)
-    except DataError as error:
-        return None, [BadInput("", str(people.path), error.message, f"a design that can be used: {error.hint}")]
-    if design is None:
-        return None, []
-    for text in contrasts:
-        try:
-            design.with_contrasts([text])
-        except DataError as error:
-            bad.append(BadInput("", str(people.path), error.message, f"one that can be estimated: {error.hint}"))
-    return (design, bad) if bad else (design.with_contrasts([*design.contrasts, *contrasts]), [])
-
-
-def _design_of_files(
-    people: Participants, blocks: Sequence[str], missing: Missing, mat: Any, con: Any, fts: Any, grp: Any
-) -> CohortDesign:
-    from dataclasses import replace
-
-    from gpuroi.cohort.design import blocks_of, design_from_matrix
-    from gpuroi.cohort.vest import read_csv_design, read_vest_groups, read_vest_matrix, vest_contrasts
-
-    if Path(mat).suffix.lower() == ".mat":
-        design = design_from_matrix(people, read_vest_matrix(mat), source=str(mat))
-    else:
-        table = read_csv_design(mat, id_column=people.id_column)
-        design = design_from_matrix(people, table.matrix, names=table.names, ids=table.ids, source=str(mat))
-    if con is not None:
-        made = vest_contrasts(con, fts, names=design.names)
-        design = replace(design, contrasts=made)
-    if blocks:
-        design = replace(design, blocks=blocks_of(people, blocks))
-    if grp is not None:
-        groups = read_vest_groups(grp)
-        if len(groups) != len(people):
-            raise DataError(f"{grp}: {len(groups)} rows for {len(people)} people", "check the file")
-        design = replace(design, blocks=groups)
-    return design
-
-
-def _grid(people: Participants, mask: Any) -> tuple[VoxelGrid | None, list[BadInput]]:
-    """Return the grid that all maps must lie on, and those that do not."""
-    from gpuroi.cohort.bad_inputs import BadInput
-    from gpuroi.cohort.grid_check import check_maps, read_grid
-    from gpuroi.domains import VoxelGrid
-    from gpuroi.images.read import open_image
-
-    if not people.maps:
-        return None, []
-    missing = [i for i, path in enumerate(people.maps) if not path.is_file()]
-    there = people.exclude(missing, "no such file")  # these are known already
-    try:
-        if mask is not None:
-            grid = read_grid(mask)
-        elif there.maps:
-            first = open_image(there.maps[0])
-            grid = VoxelGrid(np.ones(first.shape, np.bool_), first.affine)
-        else:
-            return None, []
-    except DataError as error:
-        name = str(there.maps[0] if mask is None else mask)
-        return None, [BadInput("", name, error.message.removeprefix(f"{name}: "), "an image with voxels inside")]
-    return grid, check_maps(there, grid) if there.maps else []
 
 
 def _summary(people: Participants, grid: VoxelGrid) -> CohortSummary:
@@ -405,14 +302,6 @@ def _describe(
     if outliers:
         warnings.append(f"maps unlike the mean of the others (correlation): {', '.join(outliers)}")
     return description, warnings
-
-
-def _design_table(design: CohortDesign) -> pd.DataFrame:
-    import pandas as pd
-
-    table = pd.DataFrame(design.matrix, columns=design.names)
-    table.insert(0, "participant_id", design.ids, allow_duplicates=True)
-    return table
 
 
 def _design_record(design: CohortDesign, description: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuroi._card import Card
 from gpuroi.errors import DataError, UsageError
-from gpuroi.workflows.output import result_folder
+from gpuroi.workflows.notebook import HasMap, ShownMap, draw_regions, silhouette
+from gpuroi.workflows.output import can_draw, result_folder
 from gpuroi.workflows.provenance import describe_inputs, provenance_of
 from gpuroi.workflows.stopwatch import Stopwatch
 
@@ -41,7 +43,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True)
-class ClustersResult:
+class ClustersResult(HasMap):
     """Clusters of a map.
 
     Attributes
@@ -75,16 +77,19 @@ class ClustersResult:
 
         return image_like(self.labels, self.like)
 
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False, figures: bool = True) -> Path:
         """Write everything into a folder, whole or not at all.
 
         Parameters
         ----------
         folder : path
             Gets `clusters.tsv`, `clusters_dseg.nii.gz` with its look-up table `clusters_dseg.tsv`, sidecars,
-            `provenance.json` and `dataset_description.json`.
+            `report.html`, `figures/`, `provenance.json` and `dataset_description.json`.
         overwrite : bool, default False
             Replace earlier results in this folder.
+        figures : bool, default True
+            Draw the clusters on the map. Without matplotlib they are left out, which is said in the log and in
+            `provenance.json`.
 
         Returns
         -------
@@ -99,11 +104,13 @@ class ClustersResult:
         import pandas as pd
 
         from gpuroi.images.write import save_image, write_json, write_tsv
+        from gpuroi.report.clusters_page import clusters_page, clusters_pictures
 
+        shown: dict[str, Any] = {"page": clusters_page, "pictures": clusters_pictures, "figures": figures}
         n = self.counts["clusters"]
         names = pd.DataFrame({"index": np.arange(1, n + 1), "name": [f"cluster-{i}" for i in range(1, n + 1)]})
         columns = {name: {"Description": text} for name, text in _COLUMNS.items() if name in self.table}
-        with result_folder(self, folder, name="Clusters of a statistical map", overwrite=overwrite) as staged:
+        with result_folder(self, folder, name="Clusters of a statistical map", overwrite=overwrite, **shown) as staged:
             write_tsv(staged / "clusters.tsv", self.table)
             write_json(staged / "clusters.json", {**columns, "Settings": self.settings})
             sidecar = {"Description": "clusters, 0 outside; numbers as in clusters.tsv", "Settings": self.settings}
@@ -111,9 +118,33 @@ class ClustersResult:
             write_tsv(staged / "clusters_dseg.tsv", names)
         return Path(folder)
 
+    def report(self) -> str:
+        """Return the report: one HTML page that needs no network and no other file."""
+        from gpuroi.report.clusters_page import clusters_page
+
+        return clusters_page(self, [] if can_draw() else None)
+
     def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
         """Return the record of this run, as `provenance.json` holds it."""
         return provenance_of(self, "clusters", notes)
+
+    def _card(self) -> Card:
+        return Card(
+            f"Clusters of {Path(self.like.name).name or 'a map'}",
+            [
+                ("device", self.device),
+                ("threshold", self.settings["rule"]),
+                ("clusters", f"{self.counts['clusters']}, {self.counts['voxels_in_clusters']} voxels"),
+            ],
+            self.table,
+            "peaks",
+            lambda path: draw_regions(self.labels, silhouette(self.like.read_one()), self.like.affine, path),
+            "Cuts through the map with the clusters in colour, numbered.",
+        )
+
+    def _shown_map(self) -> ShownMap:
+        values = np.where(self.labels > 0, self.like.read_one(), 0)
+        return ShownMap(values, self.like.affine, self.settings["rule"], abs(float(self.settings["cutoff"])))
 
 
 def clusters(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuroi.errors import DataError, UsageError
+from gpuroi.images.text_files import listed, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -224,16 +225,7 @@ def _decimal(tr_s: float) -> float:
 
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return the rows of a text table that are not blank, with their line numbers."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})", "check the path of the label file") from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise DataError(f"{path} is not a text file", f"label files are tables of text: {_FORMS}")
+    text = read_text(path, name=str(path), expected=f"label files are tables of text: {_FORMS}")
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise DataError(f"{path} is empty", _FORMS)
@@ -242,7 +234,10 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     if delimiter is None:
         return [(number, line.split()) for number, line in lines]
     cells = csv.reader((line for _, line in lines), delimiter=delimiter)
-    return [(number, [cell.strip() for cell in row]) for (number, _), row in zip(lines, cells, strict=False)]
+    try:
+        return [(number, [cell.strip() for cell in row]) for (number, _), row in zip(lines, cells, strict=False)]
+    except csv.Error as error:
+        raise DataError(f"{path}: line {cells.line_num}: {error}", _FORMS) from error
 
 
 def _from_rows(rows: list[tuple[int, list[str]]], name: str) -> Conditions:
@@ -260,7 +255,7 @@ def _from_rows(rows: list[tuple[int, list[str]]], name: str) -> Conditions:
                     f'{name}, line {number}: the second column is "{row[1]}", not the number of a run', _FORMS
                 )
         return Conditions(name, _labels(rows, 0, name))
-    raise DataError(f"{name} starts with {', '.join(rows[0][1])}", _FORMS)
+    raise DataError(f"{name} starts with {listed(rows[0][1])}", _FORMS)
 
 
 def _labels(rows: list[tuple[int, list[str]]], column: int, name: str) -> tuple[str, ...]:
@@ -275,7 +270,7 @@ def _labels(rows: list[tuple[int, list[str]]], column: int, name: str) -> tuple[
 def _events(rows: list[tuple[int, list[str]]], header: list[str], name: str) -> Conditions:
     missing = [column for column in ("duration", "trial_type") if column not in header]
     if missing:
-        raise DataError(f"{name} has the columns {', '.join(header)} and lacks {', '.join(missing)}", _FORMS)
+        raise DataError(f"{name} has the columns {listed(header)} and lacks {', '.join(missing)}", _FORMS)
     _check_width(rows, name)
     columns = [header.index(column) for column in ("onset", "duration", "trial_type")]
     events = []

@@ -12,7 +12,7 @@ from gpuroi.workflows.provenance import dataset_description
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     import pandas as pd
@@ -83,6 +83,7 @@ def result_folder(
     name: str,
     page: Callable[..., str] | None = None,
     pictures: Callable[..., list[Any]] | None = None,
+    texts: Mapping[str, Callable[[], str]] | None = None,
     overwrite: bool = False,
     figures: bool = True,
 ) -> Iterator[Path]:
@@ -101,6 +102,8 @@ def result_folder(
         Takes the result and its pictures, returns the report as HTML.
     pictures : callable, optional
         Takes the result and the folder to draw in, returns pictures for `page`.
+    texts : mapping of str to callable, optional
+        Further files, and what makes their text. This, pictures and page come last: they may read the folder.
     overwrite : bool, default False
         Replace earlier results in this folder.
     figures : bool, default True
@@ -116,19 +119,22 @@ def result_folder(
     OutputError
         If the folder holds results already, holds something else, or cannot be written.
     """
-    from gpuroi.images.write import staged_folder, write_json
+    from gpuroi.images.write import as_output_error, staged_folder, write_json
 
     reason = can_draw() if figures and pictures is not None else ""
-    with staged_folder(folder, overwrite=overwrite) as staged:
+    with staged_folder(folder, overwrite=overwrite) as staged, as_output_error(Path(folder)):
         yield staged
+        write_json(staged / "dataset_description.json", dataset_description(name))
+        write_json(staged / "provenance.json", result.provenance([reason] if reason else []))
+        for file, text in (texts or {}).items():
+            (staged / file).parent.mkdir(parents=True, exist_ok=True)
+            (staged / file).write_text(text(), encoding="utf-8", errors="backslashreplace", newline="\n")
         drawn = []
         if pictures is not None and figures and not reason:
             (staged / "figures").mkdir()
             drawn = pictures(result, staged / "figures")
         if page is not None:
-            (staged / "report.html").write_text(page(result, drawn), encoding="utf-8")
-        write_json(staged / "dataset_description.json", dataset_description(name))
-        write_json(staged / "provenance.json", result.provenance([reason] if reason else []))
+            (staged / "report.html").write_text(page(result, drawn), encoding="utf-8", errors="backslashreplace")
 
 
 def described_columns(table: pd.DataFrame) -> dict[str, dict[str, str]]:

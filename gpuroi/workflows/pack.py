@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuroi.errors import OutputError, UsageError
+from gpuroi.errors import UsageError
 from gpuroi.workflows.check_facts import spaced
+from gpuroi.workflows.cohort_input import list_bad_inputs
 from gpuroi.workflows.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-    from gpuroi.cohort.bad_inputs import BadInputsError
     from gpuroi.cohort.participants import Participants
     from gpuroi.cohort.store import MapStore
 
@@ -139,7 +137,7 @@ def pack(
             else:
                 store = pack_maps(people, mask, out, overwrite=overwrite, **options)
     except BadInputsError as error:
-        _list_beside(out, error)
+        list_bad_inputs(out, error)
         raise
     n_added = store.shape[0] - n_before
     return PackResult(store, n_added, len(people.ids) - n_added, dict(watch.seconds))
@@ -153,12 +151,3 @@ def _people(
     if not isinstance(participants, str | os.PathLike):
         return participants
     return read_participants(participants, map_column=map_column, template=map_template, id_column=id_column)
-
-
-def _list_beside(out: str | os.PathLike[str], error: BadInputsError) -> None:
-    """Write all that is wrong beside the store, and say where in the error's hint."""
-    from gpuroi.cohort.grid_check import write_bad_inputs
-
-    with suppress(OutputError):  # what is wrong with the input is said first
-        written = write_bad_inputs(Path(out).expanduser().resolve().parent / "bad_inputs.tsv", error.bad_inputs)
-        error.hint = f"{error.hint}\nall of them are listed in {written}".lstrip()

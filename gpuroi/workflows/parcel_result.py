@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuroi._card import Card
 from gpuroi.errors import UsageError
+from gpuroi.workflows.notebook import HasMap, ShownMap, draw_regions
 from gpuroi.workflows.output import can_draw, result_folder
 from gpuroi.workflows.provenance import provenance_of
 
@@ -56,7 +58,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True)
-class ParcelThresholdResult:
+class ParcelThresholdResult(HasMap):
     """Parcels that stand out together with their neighbours.
 
     Attributes
@@ -214,6 +216,26 @@ class ParcelThresholdResult:
     def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
         """Return the record of this run, as `provenance.json` holds it."""
         return provenance_of(self, "threshold_parcels", notes)
+
+    def _card(self) -> Card:
+        kept = self.table[self.table["kept"]]
+        affine = self.affine
+        background, regions = self.labels != 0, np.where(np.isin(self.labels, self.kept), self.labels, 0)
+        return Card(
+            "Parcels above a threshold, with their neighbours",
+            [
+                ("device", self.device),
+                ("threshold", self.settings["rule"]),
+                ("kept", f"{len(kept)} of {len(self.table)} parcels, in {self.counts['clusters_kept']} clusters"),
+            ],
+            kept.drop(columns="kept"),
+            "parcels",
+            None if affine is None else lambda path: draw_regions(regions, background, affine, path),
+            "Cuts through the parcels, those that are kept in colour, numbered.",
+        )
+
+    def _shown_map(self) -> ShownMap:
+        return ShownMap(self.painted, self._needed_affine(), self.settings["rule"])
 
     def _needed_affine(self) -> NDArray[np.float64]:
         if self.affine is None:

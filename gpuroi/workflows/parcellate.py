@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuroi._card import Card, HasCard
 from gpuroi.backends import get_backend
 from gpuroi.backends.memory import parse_bytes
 from gpuroi.errors import UsageError
+from gpuroi.workflows.notebook import show_in_niivue
 from gpuroi.workflows.output import atlas_image, can_draw, result_folder
 from gpuroi.workflows.provenance import describe_inputs, provenance_of
 from gpuroi.workflows.stopwatch import Stopwatch
@@ -29,7 +31,7 @@ __all__ = ["ParcellateResult", "parcellate"]
 
 
 @dataclass(frozen=True)
-class ParcellateResult:
+class ParcellateResult(HasCard):
     """A parcellation of the brain, and the images in terms of it.
 
     Attributes
@@ -168,6 +170,40 @@ class ParcellateResult:
     def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
         """Return the record of this run, as `provenance.json` holds it."""
         return provenance_of(self, "parcellate", notes, more_counts=self.quality)
+
+    def view(self) -> Any:
+        """Show the parcels over the mean image, in a notebook, with niivue.
+
+        Returns
+        -------
+        ipyniivue.NiiVue
+
+        Raises
+        ------
+        OutputError
+            If ipyniivue is not installed.
+        """
+        parcels = ("parcels", self.labels, {"colormap": "random", "opacity": 0.6})
+        return show_in_niivue(self.like.affine, self.mean_img, parcels)
+
+    def _card(self) -> Card:
+        from gpuroi.report.parcellation_figures import save_parcels_picture
+
+        counts = self.counts
+        sizes = f"{counts['voxels_of_smallest']} to {counts['voxels_of_largest']} voxels"
+        return Card(
+            "Parcellation",
+            [
+                ("device", self.device),
+                ("volumes", str(counts["volumes"])),
+                ("parcels", f"{counts['parcels']} of {sizes}"),
+                ("variance kept", f"{100 * self.quality['explained_variance']:.1f} %"),
+            ],
+            self.table,
+            "parcels",
+            lambda path: save_parcels_picture(self.labels, self.mean_img, self.like.affine, path),
+            "Cuts through the mean image with the parcels in colour.",
+        )
 
     def _signal_table(self) -> pd.DataFrame:
         import pandas as pd

@@ -148,8 +148,9 @@ def _command() -> list[str] | None:
     """Return the command line, if it was gpuroi's own; None where the workflow was called from Python."""
     name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else ""
     package = Path(sys.argv[0]).parts[-3:-1] if name == "__main__.py" else ()
-    if name in ("gpuroi", "gpuroi.exe") or "gpuroi" in package:
-        return ["gpuroi", *sys.argv[1:]]
+    program = name.removesuffix(".exe")
+    if program in ("gpuroi", "gpuroi-bids") or "gpuroi" in package:
+        return [program if program == "gpuroi-bids" else "gpuroi", *sys.argv[1:]]
     return None
 
 

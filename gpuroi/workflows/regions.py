@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from gpuroi._card import Card
 from gpuroi.backends.memory import parse_bytes
 from gpuroi.errors import UsageError
+from gpuroi.workflows.notebook import HasMap, ShownMap, draw_regions, silhouette
 from gpuroi.workflows.output import atlas_image, can_draw, described_columns, result_folder
 from gpuroi.workflows.provenance import describe_inputs, provenance_of
 from gpuroi.workflows.stopwatch import Stopwatch
@@ -29,7 +31,7 @@ _BYTES_PER_VOXEL = 40  # the map, the population of a percentile, two label imag
 
 
 @dataclass(frozen=True)
-class RegionsResult:
+class RegionsResult(HasMap):
     """Connected regions of a map.
 
     Attributes
@@ -115,6 +117,24 @@ class RegionsResult:
     def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
         """Return the record of this run, as `provenance.json` holds it."""
         return provenance_of(self, "regions", notes)
+
+    def _card(self) -> Card:
+        return Card(
+            f"Regions of {Path(self.like.name).name or 'a map'}",
+            [
+                ("device", self.device),
+                ("threshold", self.settings["rule"]),
+                ("regions", f"{len(self.table)}, {np.count_nonzero(self.labels)} voxels"),
+            ],
+            self.table,
+            "regions",
+            lambda path: draw_regions(self.labels, silhouette(self.like.read_one()), self.like.affine, path),
+            "Cuts through the map with the regions in colour, numbered.",
+        )
+
+    def _shown_map(self) -> ShownMap:
+        cut = abs(float(self.settings["cutoff"]))
+        return ShownMap(self.thresholded, self.like.affine, self.settings["rule"], cut)
 
 
 def regions(

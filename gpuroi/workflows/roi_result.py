@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuroi._card import Card
+from gpuroi.errors import UsageError
+from gpuroi.workflows.notebook import HasMap, ShownMap, draw_regions
 from gpuroi.workflows.output import atlas_image, can_draw, described_columns, result_folder
 from gpuroi.workflows.provenance import provenance_of
 
@@ -33,7 +36,7 @@ _MAPS: dict[str, tuple[Any, str]] = {  # name: type on disk, and what it shows
 
 
 @dataclass(frozen=True)
-class RoiResult:
+class RoiResult(HasMap):
     """Regions of interest of one contrast.
 
     Attributes
@@ -76,6 +79,30 @@ class RoiResult:
     def labels(self) -> NDArray[np.int32]:
         """Labels of the atlas, int32, shape (X, Y, Z)."""
         return np.asarray(self.atlas.dataobj, dtype=np.int32)
+
+    def image(self, name: str) -> Any:
+        """Return one of the maps as an image.
+
+        Parameters
+        ----------
+        name : str
+            As in `maps`: "t", "log10p", ...
+
+        Returns
+        -------
+        nibabel image
+            In the space of the run; float32, or uint8 for what is true or false.
+
+        Raises
+        ------
+        UsageError
+            If there is no such map.
+        """
+        from gpuroi.images.make_image import image_like
+
+        if name not in self.maps:
+            raise UsageError(f"no map is called {name!r}", f"maps: {', '.join(self.maps)}")
+        return image_like(np.asarray(self.maps[name], dtype=_MAPS[name][0]), self.like)
 
     def save(
         self,
@@ -131,6 +158,28 @@ class RoiResult:
     def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
         """Return the record of this run, as `provenance.json` holds it."""
         return provenance_of(self, "roi", notes)
+
+    def _card(self) -> Card:
+        settings, counts = self.settings, self.counts
+        volumes = ", ".join(f"{name} {n}" for name, n in counts["volumes_per_condition"].items())
+        return Card(
+            f"Regions of interest: {settings['first']} against {settings['second']}",
+            [
+                ("device", self.device),
+                ("volumes", f"{counts['volumes']} ({volumes})"),
+                ("threshold", f"-log10 p >= {settings['threshold_log10p']:g}, per voxel, not corrected"),
+                ("regions", f"{counts['regions']}, {counts['voxels_in_regions']} voxels"),
+            ],
+            self.table,
+            "regions",
+            lambda path: draw_regions(self.labels, self.maps["mean"], self.like.affine, path),
+            "Cuts through the mean image with the regions in colour, numbered.",
+        )
+
+    def _shown_map(self) -> ShownMap:
+        title = f"t of {self.settings['first']} against {self.settings['second']}, in the regions"
+        values = np.where(self.labels > 0, self.maps["t"], 0)
+        return ShownMap(values, self.like.affine, title, background=self.maps["mean"])
 
     def _save_images(self, folder: Path, region_masks: bool) -> None:
         from gpuroi.images.write import save_image
