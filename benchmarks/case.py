@@ -40,6 +40,8 @@ class Case:
     traffic: Callable[[Any], int]
     """Bytes that must be moved at least: the input read once, the output written once."""
     peers: Mapping[str, Callable[[Any], Call]] = field(default_factory=dict)
+    flops: Callable[[Any], float] | None = None
+    """Floating-point operations at least, where they count beside the bytes."""
     subject: Subject = "operations"
     main: bool = False
     """In the table of the README; the others are in the result files alone."""

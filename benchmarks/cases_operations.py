@@ -7,6 +7,7 @@ import math
 from benchmarks import device_peers, inputs, ours, peers, references
 from benchmarks.case import Case, Check
 from benchmarks.inputs import Size
+from benchmarks.settings import SIGMA_VOX
 
 __all__ = ["CASES"]
 
@@ -55,6 +56,16 @@ def _maps_to_maps(maps: inputs.MapBatch) -> int:
     return 2 * _maps_to_maxima(maps)
 
 
+def _smoothing_flops(maps: inputs.MapBatch) -> float:
+    """A multiplication and an addition a weight, along three axes."""
+    return 2.0 * 3 * (2 * int(4 * SIGMA_VOX + 0.5) + 1) * maps.volumes.size
+
+
+def _moments_flops(sample: inputs.Sample) -> float:
+    """Difference, sum and square of every value."""
+    return 4.0 * sample.values.size
+
+
 _SAME = {"values": Check("differing", 0.0)}
 _SMOOTH = {"values": Check("max_rel", 1e-6)}
 _MASK = {"mask": Check("differing", 0.0)}
@@ -98,7 +109,7 @@ CASES: tuple[Case, ...] = (
         "smooth_6mm_batch", "smoothing, 6 mm, a batch", _map_batch, ours.smooth, references.smooth, _SMOOTH,
         _floats_to_floats,
         {"scipy": peers.scipy_smooth, "nilearn": peers.nilearn_smooth, "cupy": device_peers.cupy_smooth,
-         "cucim": device_peers.cucim_smooth}, device_batch=True, main=True,
+         "cucim": device_peers.cucim_smooth}, flops=_smoothing_flops, device_batch=True, main=True,
     ),
     *(
         Case(
@@ -138,7 +149,7 @@ CASES: tuple[Case, ...] = (
     Case(
         "ttest_1samp", "one-sample t-test with p-values", inputs.sample, ours.ttest_1samp, references.ttest_1samp,
         _TEST, _one_sample, {"scipy": peers.scipy_ttest_1samp, "cupy": device_peers.cupy_ttest_1samp},
-        device_batch=True, main=True,
+        flops=_moments_flops, device_batch=True, main=True,
     ),
     Case(
         "label_means", "means over the regions of an atlas", _labelled_maps, ours.label_means, references.label_means,

@@ -14,6 +14,11 @@ def _one_map(cohort: inputs.Cohort) -> int:
     return 4 * int(cohort.data.shape[1])
 
 
+def _product_flops(cohort: inputs.Cohort) -> float:
+    """Of one permutation: the products of the data with the tested column and with the nuisance."""
+    return 2.0 * cohort.data.size * cohort.design.shape[1]
+
+
 def _study_bytes(study: phenotypes.Phenotypes) -> int:
     return int(study.data.nbytes)
 
@@ -45,7 +50,7 @@ CASES: tuple[Case, ...] = (
             references.permutation(statistic), _TESTED[statistic], _one_map,
             {"nilearn": peers.nilearn_permutation(statistic),
              "nilearn-jobs": peers.nilearn_permutation(statistic, jobs=True)},
-            device_batch=True, main=True,
+            flops=_product_flops, device_batch=True, main=True,
         )
         for statistic in _WORDS
     ),

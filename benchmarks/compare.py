@@ -62,15 +62,16 @@ def compare(
 
     Ours is slower when its median grew by more than both limits: `relative` alone would cry at microseconds,
     `absolute_ms` alone at seconds. Peers are compared too, but only their vanishing counts: a table without
-    them says nothing. Records are matched by the size of their inputs.
+    them says nothing. Records are matched by the size of their inputs; where one of several sizes is gone, all of its
+    cases have vanished.
     """
     rows: list[Row] = []
     later = {record["size"]["name"]: record for record in new}
+    if not any(before["size"]["name"] in later for before in old):
+        return rows
     for before in old:
         after = later.get(before["size"]["name"])
-        if after is None:
-            continue
-        was, now = dict(_found(before)), dict(_found(after))
+        was, now = dict(_found(before)), {} if after is None else dict(_found(after))
         rows += [_judge(key, was.get(key), now.get(key), relative, absolute_ms) for key in dict.fromkeys([*was, *now])]
     return rows
 

@@ -100,7 +100,7 @@ def cupy_label(connectivity: int) -> Any:
         import cupy as cp
         from cupyx.scipy.ndimage import label
 
-        masks, structure = cp.asarray(maps.volumes > FOREGROUND), cp.asarray(structure_of(connectivity))
+        masks, structure = cp.asarray(maps.volumes > FOREGROUND), structure_of(connectivity)  # read on the host
 
         def call() -> Outputs:
             found = [label(mask, structure) for mask in masks]

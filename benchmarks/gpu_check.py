@@ -39,7 +39,12 @@ __all__ = ["STEPS", "check", "main", "problems"]
 
 STEPS = ("tests", "kernels", "sanitizer", "benchmarks")
 _TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-_PEERS = ("nilearn", "statsmodels", "skimage", "cc3d", "matplotlib", "pytest_benchmark")
+# What the extras of the project bring: a bare machine with CuPy need not have it.
+_PEERS = {
+    "PIL", "cc3d", "dask", "deflate", "distributed", "isal", "jinja2", "matplotlib", "mpmath", "networkx", "nilearn",
+    "numcodecs", "numpydoc", "polars", "pytest_benchmark", "skimage", "sklearn", "statsmodels", "tfce", "yaml", "zarr",
+    "zlib_ng",
+}  # fmt: skip
 _TIMEOUT_S = 3600
 
 

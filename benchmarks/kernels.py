@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,6 +46,8 @@ class Kernel:
     """Positions of the arguments that it writes into: each call gets copies of its own."""
     results: tuple[int, ...] = ()
     """Positions of the arguments that are results too."""
+    then: Callable[[Size], tuple[Any, ...]] | None = None
+    """Arguments of the function that is the result."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -75,13 +77,13 @@ def _compare(kernel: Kernel, cuda: Backend, cpu: Backend, size: Size) -> dict[st
     row: dict[str, Any] = {"field": kernel.field, "variant": kernel.variant, "size": size.name, "conforms": False}
     try:
         arguments = kernel.arguments(size)
-        want = _called(kernel, cpu, _copied(kernel, arguments))
+        want = _called(kernel, cpu, _copied(kernel, arguments), size)
         with cuda.activate():
             there = [cuda.asarray(a) if i in kernel.on_device else a for i, a in enumerate(arguments)]
-            got = _called(kernel, cuda, _copied(kernel, there))
+            got = _called(kernel, cuda, _copied(kernel, there), size)
             once_more = _copied(kernel, there)
             start = time.perf_counter()
-            again = _called(kernel, cuda, once_more)  # to the host and all: an upper bound
+            again = _called(kernel, cuda, once_more, size)  # to the host and all: an upper bound
             row["ms"] = float(f"{1e3 * (time.perf_counter() - start):.4g}")
         found = [differences(g, w) for g, w in zip(got, want, strict=True)]
         error = max(f[kernel.measure] for f in found)
@@ -97,9 +99,13 @@ def _copied(kernel: Kernel, arguments: Sequence[Any]) -> list[Any]:
     return [a.copy() if i in kernel.overwrites else a for i, a in enumerate(arguments)]
 
 
-def _called(kernel: Kernel, backend: Backend, arguments: Sequence[Any]) -> list[NDArray[Any]]:
+def _called(kernel: Kernel, backend: Backend, arguments: Sequence[Any], size: Size) -> list[NDArray[Any]]:
     """Arrays of the result, on the host; plain numbers too."""
     result = getattr(backend, kernel.field)(*arguments)
+    if kernel.then is not None:
+        result = result(*kernel.then(size))
+    elif isinstance(result, Iterator):
+        return [np.concatenate([to_host(part).copy() for _, part in result])]
     parts = result if isinstance(result, tuple) else (result,)
     return [to_host(part) for part in (*parts, *(arguments[i] for i in kernel.results)) if part is not None]
 
@@ -174,12 +180,44 @@ def _tally(size: Size) -> tuple[Any, ...]:
     return statistics, np.abs(statistics[0]), True, np.zeros(statistics.shape[1], np.int64)
 
 
+def _stored(size: Size, order: str) -> tuple[Any, ...]:
+    """Volumes as int16 with a slope and an intercept each, and the columns of the mask."""
+    volumes = np.rint(1000 * _volumes(size, order=order)).astype(np.int16)
+    scaling = np.stack([np.linspace(0.001, 0.002, size.maps), np.linspace(-1, 1, size.maps)], axis=1)
+    return volumes, _columns(size), int(_inside(size).sum()), scaling, np.float32
+
+
+def _columns(size: Size) -> NDArray[np.int32]:
+    inside = _inside(size)
+    return np.where(inside, np.cumsum(inside).reshape(inside.shape) - 1, -1).astype(np.int32)
+
+
+def _unit_columns(size: Size) -> tuple[Any, ...]:
+    values = samples(size).a
+    return (values / np.linalg.norm(values, axis=0),)
+
+
+def _unit_rows(size: Size) -> tuple[Any, ...]:
+    rows = np.random.default_rng(10).standard_normal((64, len(samples(size).a)))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True),)
+
+
+def _items(size: Size) -> tuple[Any, ...]:
+    volumes, *_ = _stored(size, "C")
+
+    def fill(i: int, out: NDArray[np.int16]) -> None:
+        out[...] = volumes[i]
+
+    return fill, len(volumes), volumes.shape[1:], np.int16, 2
+
+
 def _flips(size: Size) -> tuple[Any, ...]:
     e = samples(size).a
     return e, np.ones((1, len(e))), np.random.default_rng(9).integers(0, 64, len(e)), 6
 
 
 KERNELS: tuple[Kernel, ...] = (
+    Kernel("stream", "int16, 2 volumes at a time", _items, (), "differing", 0.0),
     Kernel("moments", "float32", lambda s: (samples(s).a, None, False), (0,), "max_rel", 1e-12),
     Kernel("moments", "float32, NaN left out", lambda s: (_with_nan(s), None, True), (0,), "max_rel", 1e-12),
     Kernel("moments", "float64, pairs at a mean of 1e6", _paired, (0, 1), "max_rel", 1e-9),
@@ -192,6 +230,8 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("dilate", "6 neighbours", lambda s: (_volumes(s) > 1, _offsets(6), 1, None, False), (0,), "differing", 0.0),
     Kernel("dilate", "26 neighbours, 3 times, in a mask",
            lambda s: (_volumes(s) > 1, _offsets(26), 3, _inside(s), True), (0, 3), "differing", 0.0),
+    Kernel("erode", "6 neighbours, twice", lambda s: (_volumes(s, order="F") > -1, _offsets(6), 2, None, True), (0,),
+           "differing", 0.0),
     *(
         Kernel("label", f"{k} neighbours", lambda s, k=k: (_volumes(s) > 1, structure(k)),  # type: ignore[misc]
                (0,), "differing", 0.0)
@@ -212,6 +252,16 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("percentile", "not negative, in a mask",
            lambda s: (_rows(s), _inside(s).reshape(-1), PERCENTILE, False), (0, 1), "max_rel", 1e-15),
     Kernel("label_sums", "float32", lambda s: (_rows(s), _labels(s), s.labels), (0, 1), "max_rel", 1e-12),
+    *(
+        Kernel("gather", f"int16, {name}", lambda s, order=order: _stored(s, order), (0, 1), "differing", 0.0)  # type: ignore[misc]
+        for name, order in (("C order", "C"), ("Fortran order", "F"))
+    ),
+    *(
+        Kernel("scatter", f"{order} order", lambda s, order=order: (_maps(s), _columns(s), 0.0, order), (0, 1),  # type: ignore[misc]
+               "differing", 0.0)
+        for order in ("C", "F")
+    ),
+    Kernel("products", "64 rows", _unit_columns, (0,), "max_rel", 1e-5, then=_unit_rows),
     Kernel("permutation_statistics", "t", lambda s: (*_coordinates(s, 1), 50.0, False), (0, 1), "max_rel", 1e-6,
            overwrites=(0,)),
     Kernel("permutation_statistics", "F", lambda s: (*_coordinates(s, 2), 50.0, True), (0, 1), "max_rel", 1e-6,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gpuroi.backends import Backend
 
-__all__ = ["copy_bytes_per_s", "differences", "summary", "take_turns"]
+__all__ = ["copy_bytes_per_s", "differences", "matrix_flops_per_s", "summary", "take_turns"]
 
 Call = Callable[[], Any]
 Name = TypeVar("Name")
@@ -128,6 +128,21 @@ def copy_bytes_per_s(backend: Backend, n_bytes: int) -> float:
             _wait(backend)
             best = min(best, time.perf_counter() - start)
     return float(2 * source.nbytes / best)
+
+
+def matrix_flops_per_s(backend: Backend, n: int) -> float:
+    """Float32 operations a second of a product of square matrices, (n, n), on the device: the best of several."""
+    xp = backend.xp
+    with backend.activate():
+        left, right = (xp.full((n, n), 0.5, dtype=np.float32) for _ in range(2))
+        best = math.inf
+        for _ in range(4):
+            _wait(backend)
+            start = time.perf_counter()
+            left @ right
+            _wait(backend)
+            best = min(best, time.perf_counter() - start)
+    return float(2 * n**3 / best)
 
 
 def _copy(backend: Backend, source: Any, target: Any) -> None:

@@ -1,6 +1,6 @@
-"""Draw the runtimes of a result file: one bar an implementation, a group a case.
+"""Draw the runtimes of a result file: one bar an implementation, a group a case. Or its rooflines.
 
-python -m benchmarks.plot benchmarks/results/cpu-full-2026-11-21.json [--out docs/images/benchmarks_cpu.png]
+python -m benchmarks.plot benchmarks/results/cpu-full-2026-11-21.json [--roofline] [--out docs/images/FILE.png]
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from typing import Any
 from benchmarks.cases import OURS
 from benchmarks.machine import ROOT
 from benchmarks.records import input_text, load, machine_text
+from benchmarks.roofline import draw_roofline
 
 __all__ = ["draw", "main"]
+
+IMAGES = ROOT / "docs" / "images"
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; ours is the dark one.
 _COLOURS = {
@@ -33,10 +36,12 @@ def main(words: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__.partition("\n")[0])
     parser.add_argument("results", type=Path)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "benchmarks_cpu.png")
+    parser.add_argument("--roofline", action="store_true", help="how near our implementations come to the hardware")
+    parser.add_argument("--out", type=Path, help="default: docs/images/benchmarks_cpu.png, or roofline.png")
     options = parser.parse_args(words)
-    draw(load(options.results)[0], options.out)
-    print(f"written: {options.out}")
+    target = options.out or IMAGES / ("roofline.png" if options.roofline else "benchmarks_cpu.png")
+    (draw_roofline if options.roofline else draw)(load(options.results)[-1 if options.roofline else 0], target)
+    print(f"written: {target}")
     return 0
 
 

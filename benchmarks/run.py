@@ -23,10 +23,11 @@ from typing import Any
 from benchmarks.cases import DEVICE_PEERS, OURS, Case, absence, judge, prepare, select
 from benchmarks.inputs import SIZES, Size
 from benchmarks.machine import ROOT, commit, machine, packages
-from benchmarks.measure import copy_bytes_per_s, summary, take_turns
+from benchmarks.measure import copy_bytes_per_s, matrix_flops_per_s, summary, take_turns
 from benchmarks.settings import Steps
 from gpuroi.backends import Backend, get_backend
 from gpuroi.errors import DeviceError
+from gpuroi.parcels.scikit_learn import MissingPackageError
 
 __all__ = ["SLOW_REPEATS", "SLOW_S", "find_backends", "flawed", "main", "measure", "measure_case", "write"]
 
@@ -35,6 +36,7 @@ _REPEATS = 7
 SLOW_S = 1.0  # peers that take longer a call get fewer samples; each row of the record says how many
 SLOW_REPEATS = 2
 _LEAST_S = 0.005  # faster calls are repeated within a sample
+_MATRIX = {"tiny": 64, "full": 2048, "large": 2048, "device": 8192}
 _COPIED_BYTES = {"tiny": 1 << 20, "full": 1 << 28, "large": 1 << 28, "device": 1 << 31}
 
 
@@ -115,11 +117,20 @@ def measure(
         "packages": packages(),
         "commit": commit(given_commit),
         "copy_bytes_per_s": {b.name: float(f"{copy_bytes_per_s(b, _COPIED_BYTES[size.name]):.4g}") for b in used},
+        "matrix_flops_per_s": {b.name: _short(matrix_flops_per_s(b, _MATRIX[size.name])) for b in used},
         "cases": [],
     }
     for case in chosen:
         started = time.perf_counter()
-        row = measure_case(case, size, backends, groups, repeats=repeats, bandwidth=record["copy_bytes_per_s"])
+        row = measure_case(
+            case,
+            size,
+            backends,
+            groups,
+            repeats=repeats,
+            bandwidth=record["copy_bytes_per_s"],
+            matrix_rate=record["matrix_flops_per_s"],
+        )
         record["cases"].append(row)
         print(_line(row), f"  [{time.perf_counter() - started:.0f} s]", flush=True)
         for backend in backends.values():
@@ -135,6 +146,7 @@ def measure_case(
     *,
     repeats: int,
     bandwidth: Mapping[str, float],
+    matrix_rate: Mapping[str, float] | None = None,
     least_s: float | None = None,
 ) -> dict[str, Any]:
     """One row of the record: input, errors, times, ratios. What cannot run is there with its reason."""
@@ -160,6 +172,9 @@ def measure_case(
                 _wait(name, backends)
                 warm_s[name] = time.perf_counter() - start
             rows[name] = {"conforms": fine, "errors": errors}
+        except MissingPackageError as error:  # one that only some functions of ours need
+            calls.pop(name, None)
+            rows[name] = {"absent": str(error).partition("\n")[0]}
         except Exception as error:  # a peer that fails is a finding, and one of ours an exit code of 1
             calls.pop(name, None)
             where = traceback.extract_tb(error.__traceback__)[-1]
@@ -174,20 +189,25 @@ def measure_case(
     samples = {p: repeats if p[0] in OURS or warm_s[p[0]] <= SLOW_S else min(repeats, SLOW_REPEATS) for p in timed}
     lasted, loops = take_turns(timed, waits, repeats=samples, least_s=least, warm_s={p: warm_s[p[0]] for p in timed})
     moved = case.traffic(made)
+    flops = case.flops(made) if case.flops else None
     for name, call in calls.items():
         seconds = lasted[name, "long"]
         if isinstance(call, Steps):
             seconds, setup = _per_step(call, seconds, lasted[name, "short"])
             rows[name]["steps"] = {"short": call.short, "long": call.long, "setup_ms": summary(setup)["median_ms"]}
         rows[name]["times"] = {**summary(seconds), "samples": len(seconds), "loops": loops[name, "long"]}
-        rate = bandwidth.get("cuda" if name in ("gpuroi-cuda", *DEVICE_PEERS) else "cpu")
-        if rate:
-            rows[name]["of_copy_bandwidth"] = _short(moved / rate / (1e-3 * rows[name]["times"]["median_ms"]))
+        where = "cuda" if name in ("gpuroi-cuda", *DEVICE_PEERS) else "cpu"
+        median_s = 1e-3 * rows[name]["times"]["median_ms"]
+        if rate := bandwidth.get(where):
+            rows[name]["of_copy_bandwidth"] = _short(moved / rate / median_s)
+        if flops and (rate := (matrix_rate or {}).get(where)):
+            rows[name]["of_matrix_rate"] = _short(flops / rate / median_s)
     return {
         "name": case.name,
         "what": case.what,
         "input": made.describe(),
         "least_bytes_moved": moved,
+        **({"least_flops": flops} if flops else {}),
         "implementations": rows,
         "ratios": _ratios(rows),
     }
