@@ -11,6 +11,7 @@ import numpy as np
 from gpuroi.domains import ParcelGraph
 from gpuroi.domains.domain import read_only
 from gpuroi.errors import DataError
+from gpuroi.images.text_files import MISSING, clipped, listed, read_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,22 +82,18 @@ def load_graph(path: str | os.PathLike[str]) -> ParcelGraph:
     import pandas as pd
 
     name = str(path)
-    try:
-        table = pd.read_csv(Path(path).expanduser(), sep="\t", dtype=str)  # numbers as Python reads them
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: no such file (looked in {Path.cwd()})", "check the path") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{name}: cannot be read: {error}", "give a table that save_graph has written") from error
+    header, rows = read_columns(Path(path).expanduser(), name=name, separator="\t")
+    table = pd.DataFrame([[None if cell in MISSING else cell for cell in cells] for cells in rows], columns=header)
     missing = [column for column in _NEEDED if column not in table.columns]
     if missing:
         raise DataError(f"{name}: has no column {', '.join(missing)}", "give a table that save_graph has written")
-    strange = sorted({str(kind) for kind in table["kind"]} - set(_KINDS))
+    strange = sorted({clipped(str(kind)) for kind in table["kind"]} - set(_KINDS))
     if strange:
-        raise DataError(f"{name}: rows of kind {', '.join(strange)}", f"a row is one of {', '.join(_KINDS)}")
+        raise DataError(f"{name}: rows of kind {listed(strange)}", f"a row is one of {', '.join(_KINDS)}")
     parcels, edges = table[table["kind"] == "parcel"], table[table["kind"] != "parcel"]
     units = parcels["unit"].unique().tolist()
     if len(units) != 1:
-        raise DataError(f"{name}: weights are in {', '.join(map(str, units)) or 'nothing'}: expected one unit")
+        raise DataError(f"{name}: weights are in {listed(units) or 'nothing'}: expected one unit")
     try:
         return _graph(_numeric(parcels), _numeric(edges), str(units[0]))
     except DataError as error:
@@ -166,7 +163,7 @@ def _before(values: NDArray[np.int64], n: int) -> Any:
 def _numeric(rows: pd.DataFrame) -> pd.DataFrame:
     """Text as numbers, to the last digit."""
     columns = [column for column in rows.columns if column not in ("kind", "unit")]
-    return rows[columns].map(float)
+    return rows[columns].map(lambda cell: float("nan") if cell is None else float(cell))
 
 
 def _graph(parcels: pd.DataFrame, edges: pd.DataFrame, unit: str) -> ParcelGraph:
@@ -191,6 +188,9 @@ def _column(table: pd.DataFrame, names: list[str], dtype: Any, order: NDArray[np
     """Columns as an array, one-dimensional if there is one; None where any value is missing."""
     if not set(names) <= set(table.columns) or table[names].isna().to_numpy().any():
         return None
-    values = table[names].to_numpy(dtype)
+    values = table[names].to_numpy(np.float64)
+    if np.dtype(dtype).kind == "i" and not ((np.rint(values) == values) & (np.abs(values) < 2**53)).all():
+        raise DataError(f"{', '.join(names)} holds what is no whole number", "give a table that save_graph has written")
+    values = values.astype(dtype)
     values = values[:, 0] if len(names) == 1 else values
     return read_only(values if order is None else values[order])

@@ -12,6 +12,7 @@ import numpy as np
 from gpuroi.backends import Array, Backend, backend_of, get_backend
 from gpuroi.domains.domain import on_host
 from gpuroi.errors import DataError, UsageError
+from gpuroi.images.text_files import MISSING, clipped, listed, read_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["has_single_precision", "named_ids", "paint", "parcel_values", "read_id_table"]
 
-_TABLES = {".tsv": "\t", ".csv": ",", ".txt": r"\s+"}
+_TABLES = {".tsv": "\t", ".csv": ",", ".txt": None}
 _ID_COLUMNS = ("id", "index", "label", "parcel", "roi", "region")
 _VALUE_COLUMNS = ("value", "t", "z", "stat", "statistic")
 
@@ -136,22 +137,16 @@ def read_id_table(source: Any) -> tuple[Any, str, str]:
     else:
         path = Path(source).expanduser()
         name = str(source)
-        try:
-            table = pd.read_csv(path, sep=_TABLES[path.suffix.lower()], dtype=str).map(_number_or_text)
-        except KeyError:
-            raise DataError(f"{name}: is no table", f"name it {', '.join(_TABLES)}") from None
-        except FileNotFoundError as error:
-            raise DataError(f"{name}: no such file (looked in {Path.cwd()})", "check the path") from error
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{name}: cannot be read: {error}", "it needs a header and columns, tabs between"
-            ) from error
+        if path.suffix.lower() not in _TABLES:
+            raise DataError(f"{name}: is no table", f"name it {', '.join(_TABLES)}")
+        header, rows = read_columns(path, name=name, separator=_TABLES[path.suffix.lower()])
+        table = pd.DataFrame([[_value(cell) for cell in cells] for cells in rows], columns=header)
     columns = {str(column).lower(): str(column) for column in table.columns}
     for wanted in _ID_COLUMNS:
         if wanted in columns:
             return table.rename(columns=str), columns[wanted], name
     raise DataError(
-        f"{name}: has no column of ids, only {', '.join(map(str, table.columns))}",
+        f"{name}: has no column of ids, only {listed(table.columns)}",
         f"name it one of {', '.join(_ID_COLUMNS)}",
     )
 
@@ -185,14 +180,16 @@ def _whole(value: Any) -> int:
             return int(value) if isinstance(value, str) and value.strip().isdecimal() else int(number)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(repr(value))
+    raise ValueError(clipped(repr(value)))
 
 
-def _number_or_text(cell: Any) -> Any:
-    """Cells as Python reads them: pandas' own numbers may be off in the last digit."""
+def _value(cell: str) -> Any:
+    """Return a cell as Python reads it, a number or text: pandas' own numbers may be off in the last digit."""
+    if cell in MISSING:
+        return float("nan")
     try:
-        return int(cell) if isinstance(cell, str) and cell.strip().isdecimal() else float(cell)
-    except (TypeError, ValueError):
+        return int(cell) if cell.isdecimal() else float(cell)
+    except ValueError:
         return cell
 
 
