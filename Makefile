@@ -12,7 +12,7 @@ CUDA ?= $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench docs gpu-check clean
+.PHONY: help demo test lint bench docs soak gpu-check clean
 
 help: ## say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: $(VENV)/.installed-bench ## measure gpuroi and its peers; BENCH_ARGS='-k 
 docs: $(VENV)/.installed-docs ## build the site with its gallery, warnings are errors: docs/_build/html/index.html
 	rm -rf docs/reference
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+soak: $(VENV)/.installed-test ## read 60 000 hostile inputs and write the record; ten minutes
+	$(BIN)/python -m tests.fuzz --inputs 60000 --out benchmarks/results/soak-$$(date +%F).json
 
 gpu-check: ## check and measure on a CUDA device; with PYTHON if it has CuPy (no network needed), else in .venv-cuda
 	@if $(PYTHON) -c 'import sys, importlib.util as u; sys.exit(u.find_spec("cupy") is None)'; then \
