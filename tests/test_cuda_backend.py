@@ -141,7 +141,7 @@ def operations(backend: Backend, rng: np.random.Generator) -> dict[str, Any]:
         "moments, NaN left out": (lambda: backend.moments(flat, flat, True), 0),
         "log_betainc": (lambda: backend.log_betainc(20.0, 0.5, half, half), 0),
         "log_betainc, df each": (lambda: backend.log_betainc(df, 0.5, half, half), 0),
-        "gaussian": (lambda: backend.gaussian(volumes, (w, w, w), "reflect"), 3 * 4),
+        "gaussian": (lambda: backend.gaussian(volumes, (w, w, w), "reflect"), 3 * 8 * 4),
         "dilate": (lambda: backend.dilate(mask, offsets, 3, inside, False), offsets.size * 4),
         "label": (lambda: backend.label(mask, structure), 0),
         "threshold": (lambda: backend.threshold(volumes, cutoffs, "both", 1, structure, inside), 0),
@@ -227,7 +227,7 @@ def test_free_bytes_obey_the_device_the_pool_and_its_limit(cuda: Backend, device
 
 @pytest.mark.parametrize(
     ("name", "bytes_each"),
-    [("label", 9), ("threshold", 4), ("threshold, clusters", 13), ("dilate", 2), ("gaussian", 8)],
+    [("label", 9), ("threshold", 4), ("threshold, clusters", 13), ("dilate", 1.2), ("gaussian", 4)],
 )
 def test_peak_memory_of_a_voxel(cuda: Backend, device_meter: Meter, name: str, bytes_each: int) -> None:
     """What chunks are planned with: bytes a voxel beyond the arguments, results included."""

@@ -7,7 +7,7 @@ No function synchronises the device or moves data between host and device, excep
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -73,6 +73,17 @@ class Backend:
     out_of_memory: type[BaseException]
     """What an allocation that does not fit raises; a `MemoryError`."""
 
+    stream: Callable[
+        [Callable[[int, NDArray[Any]], None], int, tuple[int, ...], Any, int], Iterator[tuple[slice, Array]]
+    ]
+    """`stream(fill, n, shape, dtype, part)`: many items from the host, `part` at a time.
+
+    Yields a slice of `range(n)` and these items `(k, *shape)`, in order. `fill(i, out)` writes item i into a host
+    array; it is called from several threads, while the caller still works on the part before. What was yielded holds
+    its items until the next is asked for. Items travel as they are, one copy each; the host waits for copies, never
+    for the caller's kernels. Two parts are in memory on either side.
+    """
+
     moments: Callable[[Array, Array | None, bool], Moments]
     """`moments(x, minus, omit_nan)`: sums over axis 0 of `x - minus` in float64.
 
@@ -103,6 +114,9 @@ class Backend:
     `(X, Y, Z)` or the shape of `mask`, is False the voxel keeps its first value in every iteration.
     """
 
+    erode: Callable[[Array, NDArray[np.int64], int, Array | None, bool], Array]
+    """`erode(mask, offsets, iterations, inside, border)`: as `dilate`, with `all` in place of `any`."""
+
     label: Callable[[Array, NDArray[np.bool_]], tuple[Array, Array]]
     """`label(mask, structure)`: components of each bool volume; `structure` host bool (3, 3, 3), centro-symmetric.
 
@@ -129,6 +143,24 @@ class Backend:
     """`label_sums(values, labels, n_labels)`: sums of `(n, v)` values over labels 1..n_labels of `(v,)` int32.
 
     Returns sums float64 `(n, n_labels)`, in a fixed order of summation, and counts int64 `(n_labels,)`.
+    """
+
+    gather: Callable[[Array, Array, int, NDArray[np.float64] | None, Any], Array]
+    """`gather(volumes, columns, w, scaling, dtype)`: voxels of a mask as rows `(n, w)`, float32 or float64.
+
+    `volumes` of any integer or floating type of a NIfTI image, as stored; `columns` int32 `(X, Y, Z)`: the column of
+    each voxel, -1 outside, every column once, ascending in C order. `scaling`, host `(n, 2)`: slope and intercept of
+    each volume, applied in float64; None: values as they are.
+    """
+
+    scatter: Callable[[Array, Array, float, str], Array]
+    """`scatter(rows, columns, fill, order)`: rows `(n, w)` as volumes, `fill` outside; each in C or Fortran order."""
+
+    products: Callable[[Array], Callable[[NDArray[np.floating]], Array]]
+    """`products(e)`: a function f with `f(weights) = weights @ e`, `(m, w)` of the type of `e`, `(n, w)`.
+
+    `weights` host `(m, n)`. None of either is larger than 1, as in rows and columns of unit length. What can be
+    worked out of `e` alone is, once.
     """
 
     permutation_statistics: Callable[[Array, Array, float, bool], Array]

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from gpuroi.backends.base import Backend, Moments
 from gpuroi.backends.cpu_graph import cluster_labels, cluster_maxima, tfce
-from gpuroi.backends.cpu_permutation import exceedances, permutation_statistics
+from gpuroi.backends.cpu_mask import gather, scatter
+from gpuroi.backends.cpu_permutation import exceedances, permutation_statistics, products
 from gpuroi.backends.cpu_sign_flips import sign_flip_sums
+from gpuroi.backends.cpu_stream import stream
 from gpuroi.backends.memory import host_free_bytes
 from gpuroi.backends.threads import n_threads, run_blocks
 
@@ -122,6 +124,13 @@ def _dilate(
     if out.size:
         run_blocks(dilate_volumes, len(source), least=_worth_a_thread(source))
     return _restored(out, flipped)
+
+
+def _erode(
+    mask: NDArray[np.bool_], offsets: NDArray[np.int64], iterations: int, inside: NDArray[np.bool_] | None, border: bool
+) -> NDArray[np.bool_]:
+    """Erosion is the dilation of what is False."""
+    return ~_dilate(~mask, offsets, iterations, inside, not border)
 
 
 def _dilate_one(
@@ -427,14 +436,19 @@ CPU = Backend(
     free_bytes=host_free_bytes,
     release=_release,
     out_of_memory=MemoryError,
+    stream=stream,
     moments=_moments,
     log_betainc=_log_betainc,
     gaussian=_gaussian,
     dilate=_dilate,
+    erode=_erode,
     label=_label,
     threshold=_threshold,
     percentile=_percentile,
     label_sums=_label_sums,
+    gather=gather,
+    scatter=scatter,
+    products=products,
     permutation_statistics=permutation_statistics,
     exceedances=exceedances,
     sign_flip_sums=sign_flip_sums,

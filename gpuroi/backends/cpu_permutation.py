@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from gpuroi.backends.threads import n_threads, run_blocks
 
-__all__ = ["exceedances", "permutation_statistics"]
+__all__ = ["exceedances", "permutation_statistics", "products"]
 
 
 def permutation_statistics(effect: NDArray[Any], nuisance: NDArray[Any], df: float, as_f: bool) -> NDArray[Any]:
@@ -43,3 +44,8 @@ def exceedances(
 
     run_blocks(tally, parts)
     return np.asarray(maxima.max(axis=0))
+
+
+def products(e: NDArray[Any]) -> Callable[[NDArray[np.floating]], NDArray[Any]]:
+    """Function that multiplies by `e` (`Backend.products`)."""
+    return lambda weights: np.asarray(weights.astype(e.dtype, copy=False) @ e)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuroi.backends import cuda_graph, cuda_ops, cuda_permutation, cuda_sign_flips
+from gpuroi.backends import (
+    cuda_graph,
+    cuda_mask,
+    cuda_ops,
+    cuda_permutation,
+    cuda_product,
+    cuda_sign_flips,
+    cuda_stream,
+)
 from gpuroi.backends.base import Array, Backend
 from gpuroi.backends.cuda_kernels import KERNEL_VARIANTS
 from gpuroi.backends.cuda_memory import free_bytes
@@ -60,14 +68,19 @@ def cuda_backend(index: int) -> Backend:
         free_bytes=here(free_bytes),
         release=here(_release),
         out_of_memory=cupy.cuda.memory.OutOfMemoryError,
+        stream=here(cuda_stream.stream),
         moments=here(cuda_ops.moments),
         log_betainc=here(cuda_ops.log_betainc),
         gaussian=here(cuda_ops.gaussian),
         dilate=here(cuda_ops.dilate),
+        erode=here(cuda_ops.erode),
         label=here(cuda_ops.label),
         threshold=here(cuda_ops.threshold),
         percentile=here(cuda_ops.percentile),
         label_sums=here(cuda_ops.label_sums),
+        gather=here(cuda_mask.gather),
+        scatter=here(cuda_mask.scatter),
+        products=here(cuda_product.products),
         permutation_statistics=here(cuda_permutation.permutation_statistics),
         exceedances=here(cuda_permutation.exceedances),
         sign_flip_sums=here(cuda_sign_flips.sign_flip_sums),

@@ -13,17 +13,29 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["KERNEL_VARIANTS", "NULL", "kernel", "kernel_source", "launch", "launch_maps"]
+__all__ = [
+    "KERNEL_VARIANTS",
+    "NULL",
+    "kernel",
+    "kernel_source",
+    "launch",
+    "launch_block",
+    "launch_maps",
+    "launch_tiles",
+]
 
 _REALS: list[tuple[str, ...]] = [("-DREAL=float",), ("-DREAL=double",)]
 
 KERNEL_VARIANTS: dict[str, list[tuple[str, ...]]] = {
     "dilate": [()],
+    "gaussian": _REALS,
     "graph_clusters": _REALS,
     "label": [()],
     "label_sums": _REALS,
     "log_betainc": [()],
+    "mask": _REALS,
     "moments": _REALS,
+    "percentile": _REALS,
     "sign_flips": _REALS,
     "tfce": _REALS,
     "threshold": _REALS,
@@ -71,6 +83,18 @@ def launch_maps(function: Any, n: int, size: int, args: tuple[Any, ...], *, per_
     wanted = -(-size // per_thread)
     threads = min(_THREADS, 32 * -(-wanted // 32))  # many tiny maps: one warp each
     function((min(-(-wanted // threads), _MOST_BLOCKS[0]), min(n, _MOST_BLOCKS[1])), (threads,), args)
+
+
+def launch_block(function: Any, blocks: int, args: tuple[Any, ...], *, threads: tuple[int, int]) -> None:
+    """Launch a kernel that strides over blocks on a 1-D grid, in blocks of two axes."""
+    if blocks > 0:
+        function((min(blocks, _MOST_BLOCKS[0]),), threads, args)
+
+
+def launch_tiles(function: Any, n: int, tiles: int, args: tuple[Any, ...]) -> None:
+    """Launch a kernel that strides over `n` groups of maps (y) of `tiles` tiles (x), in blocks of 8 warps."""
+    if n > 0 and tiles > 0:
+        function((min(tiles, _MOST_BLOCKS[0]), min(n, _MOST_BLOCKS[1])), (32, _THREADS // 32), args)
 
 
 @cache

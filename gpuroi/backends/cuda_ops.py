@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuroi.backends.base import Array, Moments
-from gpuroi.backends.cuda_kernels import NULL, kernel, launch, launch_maps
+from gpuroi.backends.cuda_kernels import NULL, kernel, launch, launch_block, launch_maps
 from gpuroi.errors import BackendError, DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-__all__ = ["dilate", "gaussian", "label", "label_sums", "log_betainc", "moments", "percentile", "threshold"]
+__all__ = ["dilate", "erode", "gaussian", "label", "label_sums", "log_betainc", "moments", "percentile", "threshold"]
 
 _CHUNK = 512  # voxels that one warp of label.cu numbers
+_PACKED_TILE = 512  # words that one block of dilate.cu packs
+_RADIUS = 7  # of gaussian.cu
+_ENOUGH_BLOCKS = 512  # for all multiprocessors of a device
+_MODES = ("reflect", "nearest", "mirror", "wrap", "constant")
 _SIDES = {"both": 0, "above": 1, "below": 2}
 
 
@@ -56,42 +62,54 @@ def log_betainc(a: Array | float, b: float, x: Array, y: Array) -> Array:
 def gaussian(volumes: Array, weights: tuple[NDArray[np.float64], ...], mode: str) -> Array:
     """Separable correlation (`Backend.gaussian`); float32 is summed in float32, unlike SciPy: 3e-7 of the maximum."""
     import cupy as cp
+
+    source, turned = _in_memory_order(volumes)
+    n, *shape = source.shape
+    options = _real(source.dtype)
+    along = weights[::-1] if turned else weights
+    radii = [w.size // 2 for w in along]
+    if max(radii) > _RADIUS or not source.size:
+        return _turn(_by_axis(source, along, mode), turned)
+    halves = np.zeros((3, _RADIUS + 1))
+    for row, w in zip(halves, along, strict=True):
+        row[: w.size // 2 + 1] = w[w.size // 2 :]
+    out = cp.empty(source.shape, source.dtype)
+    tiles = n * -(-shape[1] // 32) * -(-shape[2] // 32)
+    # Few volumes: slabs of planes share a column of tiles, at the price of reading their margins again.
+    slabs = max(1, min(_ENOUGH_BLOCKS // tiles, shape[0] // (4 * radii[0] + 1)))
+    span = -(-shape[0] // slabs)
+    numbers = (*radii, _MODES.index(mode), span)
+    taps = cp.asarray(halves.astype(source.dtype))
+    args = (source, out, taps, *map(np.int32, numbers), np.int64(n), *map(np.int32, shape))
+    launch_block(kernel("gaussian", "gaussian", options), tiles * -(-shape[0] // span), args, threads=(32, 16))
+    return _turn(out, turned)
+
+
+def _by_axis(source: Array, along: Sequence[NDArray[np.float64]], mode: str) -> Array:
+    """Wide weights, which the planes of the kernel do not hold: an axis at a time, by CuPy."""
+    import cupy as cp
     from cupyx.scipy.ndimage import correlate1d
 
-    result, turned = _in_memory_order(volumes)
-    different = {w.tobytes(): w for w in weights if w.size > 1}
-    on_device = {key: cp.asarray(w, dtype=volumes.dtype) for key, w in different.items()}
-    for axis, w in enumerate(reversed(weights) if turned else weights, start=1):
-        if w.size > 1 and result.size:
-            result = correlate1d(result, on_device[w.tobytes()], axis=axis, mode=mode, cval=0.0)
-    if not on_device or not result.size:
-        result = result.copy()
-    return _turn(result, turned)
+    out = cp.empty(source.shape, source.dtype)
+    taps = [cp.asarray(w, dtype=source.dtype) for w in along]
+    step = max(1, len(source) // 16)  # volumes at a time: little beside the result
+    for start in range(0, len(source), step):
+        part = source[start : start + step]
+        for axis, w in enumerate(taps, start=1):
+            if w.size > 1 and part.size:
+                part = correlate1d(part, w, axis=axis, mode=mode, cval=0.0)
+        out[start : start + step] = part
+    return out
 
 
 def dilate(mask: Array, offsets: NDArray[np.int64], iterations: int, inside: Array | None, border: bool) -> Array:
     """Repeated dilation by a set of offsets (`Backend.dilate`)."""
-    import cupy as cp
+    return _spread(mask, offsets, iterations, inside, border, flip=False)
 
-    source, turned = _in_memory_order(mask)
-    n, size_a, size_b, size_c = source.shape
-    v = size_a * size_b * size_c
-    if iterations < 1 or source.size == 0:
-        return _turn(source.copy(), turned)
-    within, step = NULL, 0
-    if inside is not None:
-        within = cp.ascontiguousarray(_turn(inside, turned))
-        step = v if inside.ndim == 4 else 0
-    along = cp.asarray(np.ascontiguousarray(offsets[:, ::-1] if turned else offsets, dtype=np.int32))
-    function = kernel("dilate", "dilate")
-    sizes = (np.int64(n), np.int32(size_a), np.int32(size_b), np.int32(size_c))
-    buffers = [cp.empty(source.shape, np.bool_) for _ in range(min(iterations, 2))]
-    for i in range(iterations):
-        target = buffers[i % 2]
-        args = (source, target, within, np.int64(step), along, np.int32(len(offsets)), np.int32(border), *sizes)
-        launch_maps(function, n, v, args)
-        source = target
-    return _turn(source, turned)
+
+def erode(mask: Array, offsets: NDArray[np.int64], iterations: int, inside: Array | None, border: bool) -> Array:
+    """Repeated erosion by a set of offsets (`Backend.erode`)."""
+    return _spread(mask, offsets, iterations, inside, not border, flip=True)
 
 
 def label(mask: Array, structure: NDArray[np.bool_]) -> tuple[Array, Array]:
@@ -160,25 +178,12 @@ def percentile(values: Array, inside: Array | None, q: float, two_sided: bool) -
     import cupy as cp
 
     n, v = values.shape
-    if values.size == 0:
-        return cp.full(n, np.nan)
-    population = cp.abs(values) if two_sided else values
-    counted = population >= 0  # False for NaN
-    if inside is not None:
-        counted &= inside
-    ranked = cp.where(counted, population, values.dtype.type(np.nan))
-    ranked.sort(axis=1)  # NaN comes last
-    at = (cp.sum(counted, axis=1, dtype=np.int64) - 1) * (q / 100)
-    before = cp.floor(at)
-    low, high = (
-        cp.take_along_axis(ranked, cp.clip(rank, 0, v - 1).astype(np.int64)[:, None], axis=1)[:, 0].astype(np.float64)
-        for rank in (before, cp.ceil(at))
-    )
-    # One CuPy call an operation: in one kernel the compiler would contract them to fused multiply-adds, and the last
-    # bit would not be that of the CPU.
-    weight, step = at - before, high - low
-    between = cp.where(weight >= 0.5, high - step * (1 - weight), low + step * weight)
-    return cp.where(low == high, low, between)
+    values = cp.ascontiguousarray(values)
+    within = NULL if inside is None else cp.ascontiguousarray(inside)
+    out = cp.empty(n, np.float64)
+    args = (values, within, np.float64(q / 100), np.int32(two_sided), out, np.int64(n), np.int64(v))
+    launch(kernel("percentile", "percentile", _real(values.dtype)), n, args, threads=512)
+    return out
 
 
 def label_sums(values: Array, labels: Array, n_labels: int) -> tuple[Array, Array]:
@@ -199,6 +204,48 @@ def label_sums(values: Array, labels: Array, n_labels: int) -> tuple[Array, Arra
     args = (values, keys % v, starts, sums, np.int64(n), np.int64(v), np.int64(n_labels))
     launch(function, n * n_labels, args, threads=128)
     return sums, cp.diff(starts)
+
+
+def _spread(
+    mask: Array, offsets: NDArray[np.int64], iterations: int, inside: Array | None, border: bool, *, flip: bool
+) -> Array:
+    """Dilate packed rows: one launch a step, nothing read back between them."""
+    import cupy as cp
+
+    source, turned = _in_memory_order(mask)
+    n, size_a, size_b, size_c = source.shape
+    if iterations < 1 or source.size == 0:
+        return _turn(source.copy(), turned)
+    rows, n_words = n * size_a * size_b, -(-size_c // 32)
+    within, inside_rows = NULL, 0
+    if inside is not None:
+        inside_rows = rows if inside.ndim == 4 else size_a * size_b
+        within = _packed(cp.ascontiguousarray(_turn(inside, turned)), inside_rows, size_c)
+    # Sorted, offsets of one row stand together and the row is looked up once.
+    along = cp.asarray(np.unique(offsets[:, ::-1] if turned else offsets, axis=0).astype(np.int32))
+    now = _packed(source, rows, size_c, flip=flip, border=border)
+    then = cp.empty_like(now)
+    sizes = (np.int64(n), np.int32(size_a), np.int32(size_b), np.int32(size_c), np.int32(n_words))
+    looking = (within, np.int64(inside_rows), along, np.int32(len(along)), np.int32(border), *sizes)
+    for _ in range(iterations):
+        launch(kernel("dilate", "dilate_step"), -(-now.size // 256), (now, then, *looking))
+        now, then = then, now
+    del then  # its memory is there for the result
+    out = cp.empty(source.shape, np.bool_)
+    args = (now, out, np.int32(flip), np.int64(rows), np.int32(size_c), np.int32(n_words))
+    launch(kernel("dilate", "dilate_unpack"), -(-out.size // (16 * 256)), args)
+    return _turn(out, turned)
+
+
+def _packed(mask: Array, rows: int, size_c: int, *, flip: bool = False, border: bool = False) -> Array:
+    """Rows of bool voxels as 32-bit words, lowest bit first."""
+    import cupy as cp
+
+    n_words = -(-size_c // 32)
+    words = cp.empty((rows, n_words), np.uint32)
+    args = (mask, words, np.int32(flip), np.int32(border), np.int64(rows), np.int32(size_c), np.int32(n_words))
+    launch(kernel("dilate", "dilate_pack"), -(-words.size // _PACKED_TILE), args)
+    return words
 
 
 def _forest(classes: Array, structure: NDArray[np.bool_]) -> Array:

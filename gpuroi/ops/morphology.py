@@ -232,7 +232,9 @@ def _offsets(structure: Any, *, reflect: bool) -> NDArray[np.int64]:
 def _erode(
     backend: Backend, volumes: Array, offsets: NDArray[np.int64], iterations: int, inside: Array | None, border: bool
 ) -> Array:
-    """Erosion is the dilation of what is False."""
+    """Erosion is the dilation of what is False; the backend saves the two passes that turn the mask over."""
+    if iterations >= 1 and volumes.size:
+        return backend.erode(volumes, offsets, iterations, inside, border)
     return ~_dilate(backend, ~volumes, offsets, iterations, inside, not border)
 
 

@@ -70,6 +70,7 @@ def peak_bytes(
     case = _Case(
         voxels=voxels,
         frame=int(np.prod([s + 2 for s in spatial], dtype=np.int64)),
+        packed=4 * (voxels // max(1, spatial[-1])) * -(-spatial[-1] // 32),
         n=n,
         workers=min(n, n_threads()),
         item=item,
@@ -79,7 +80,6 @@ def peak_bytes(
         masked=masked,
         clusters=clusters,
         percentile=percentile,
-        repeated=iterations != 1,
     )
     # Scratch rows, cutoffs, weights and the rounding of allocators come on top.
     return int(1.04 * _RULES[op](case)) + _FIXED
@@ -89,6 +89,7 @@ def peak_bytes(
 class _Case:
     voxels: int  # of one map; elements, for a test
     frame: int  # of one map with a margin of one voxel
+    packed: int  # bytes of one map with a bit a voxel, rows of whole words
     n: int  # maps, or observations
     workers: int  # volumes in work at once on the CPU
     item: int  # bytes of a float
@@ -98,7 +99,6 @@ class _Case:
     masked: bool
     clusters: bool
     percentile: bool
-    repeated: bool
 
 
 def _threshold(c: _Case) -> float:
@@ -106,14 +106,13 @@ def _threshold(c: _Case) -> float:
     back = c.given if c.promoted else 0  # the result goes back to the dtype of the data
     if not c.on_cuda:
         return batch * (c.promoted + c.item + back) + c.workers * c.voxels * c.clusters * 1.5
-    ranking = (2 * c.item + 1) * c.percentile
-    return batch * (c.promoted + max(ranking, c.item + 9 * c.clusters, c.item + back))
+    return batch * (c.promoted + max(c.item + 9 * c.clusters, c.item + back))
 
 
 def _smooth(c: _Case) -> float:
     batch = c.n * c.voxels
     if c.on_cuda:
-        return batch * (c.promoted + (3 * c.item + 1 if c.masked else 2 * c.item))
+        return batch * (c.promoted + (3 * c.item + 1 if c.masked else c.item))
     alone = c.item * (batch + c.workers * c.voxels)
     if not c.masked:
         return batch * c.promoted + alone
@@ -129,13 +128,13 @@ def _label(c: _Case) -> float:
 def _dilation(c: _Case) -> float:
     batch = c.n * c.voxels
     if c.on_cuda:
-        return batch * (2 if c.repeated else 1)
+        return batch + (c.n + c.masked) * c.packed
     return batch + c.workers * (2 * c.frame + c.masked * c.voxels)
 
 
 def _erosion(c: _Case) -> float:
     batch = c.n * c.voxels
-    return _dilation(c) + batch
+    return _dilation(c) + (0 if c.on_cuda else batch)
 
 
 def _fill_holes(c: _Case) -> float:

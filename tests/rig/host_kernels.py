@@ -132,7 +132,8 @@ class HostModule:
     options : sequence of str
         As for NVRTC. `-D` and `-I` are passed on; options about the language, rounding and debugging are taken note of.
     sanitize : bool, default True
-        Undefined behaviour (signed overflow, shifts, misaligned pointers, known bounds) fails the launch.
+        Undefined behaviour (signed overflow, shifts, misaligned pointers, known bounds) fails the launch. With
+        GPUROI_ASAN=1 in the environment AddressSanitizer looks on instead; it has to be preloaded into Python.
     filename : str, default "kernel.cu"
         Name in compiler messages, where the source has no `#line` of its own.
 
@@ -327,9 +328,11 @@ def _rewrite(code: str) -> str:
 def _build(code: str, flags: list[str], names: list[str], *, sanitize: bool, filename: str) -> Path:
     """Compile, or find what was compiled before; the key holds everything that matters."""
     path, version = compiler()
-    if sanitize:
+    address = ["-fsanitize=address"] if os.environ.get("GPUROI_ASAN") == "1" else []
+    if sanitize and not address:  # both at once take twice as long to compile
         checks = "-fno-sanitize=vptr,float-cast-overflow,float-divide-by-zero"
         flags = [*flags, "-DCUDACPU_SANITIZE", "-fsanitize=undefined", checks]
+    flags = [*flags, *address]
     exports = "\n".join(f"CUDACPU_EXPORT({name})" for name in names)
     tail = "CUDACPU_API const char* cudacpu_error() { return cudacpu::error; }"
     # an anonymous namespace: shared variables of templates and inline functions may not be merged by the linker
@@ -344,7 +347,7 @@ def _build(code: str, flags: list[str], names: list[str], *, sanitize: bool, fil
         source.write_text(unit, encoding="utf-8")
         _run([path, *_FLAGS, *flags, f"-I{_HERE}", "-c", str(source), "-o", str(objects)])
         # linked without -fsanitize: the handlers are cudacpu.h's, not libubsan's
-        _run([path, "-shared", "-Wl,-z,defs", str(objects), "-o", str(library), "-lm"])
+        _run([path, "-shared", "-Wl,-z,defs", *address, str(objects), "-o", str(library), "-lm"])
         library.replace(target)  # atomic: two processes may build at once
     return target
 

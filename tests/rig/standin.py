@@ -27,6 +27,7 @@ from rig.cupy_api import cupy_api
 from rig.standin_array import Ufunc, check_dtype, copy_in, device_array, lift, lower, ndarray, wrap
 from rig.standin_device import METER, current_device, device_of
 from rig.standin_kernels import CompileException, RawKernel, RawModule
+from rig.tensor_core import cublas_modules
 
 __all__ = ["METER", "install", "installed", "uninstall"]
 
@@ -37,7 +38,7 @@ _WAITING = {  # functions whose result has a size, or a Python number, that only
 }  # fmt: skip
 _AS_ARRAY = {"allclose", "array_equal", "array_equiv", "count_nonzero"}  # NumPy: a Python number
 _NO_LISTS = {"a", "x", "x1", "m", "arr", "ar"}  # names of first arguments for which CuPy takes no lists
-_OWN_MODULES = ("cupy", "cupyx", "cucim")
+_OWN_MODULES = ("cupy", "cupyx", "cupy_backends", "cucim")
 
 
 def install(n_devices: int = 1) -> types.ModuleType:
@@ -286,7 +287,7 @@ def _modules() -> dict[str, types.ModuleType]:
         zeros_pinned=lambda shape, dtype=float, order="C": np.zeros(shape, dtype, order),
     )
     every = [cupy, cupy.linalg, cuda, *_submodules(cuda), cupyx, scipy_modules, ndimage, special]
-    return {module.__name__: module for module in every}
+    return {module.__name__: module for module in every} | cublas_modules()
 
 
 _POOL = device.MemoryPool()

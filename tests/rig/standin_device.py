@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 import weakref
@@ -36,6 +37,7 @@ _GUARD_BYTES = 256
 _GUARD = 0xA5
 _ALIGNMENT = 256
 _MEMORY_BYTES = 16 << 30
+_PROCESS = ctypes.CDLL(None)
 
 
 class OutOfMemoryError(MemoryError):
@@ -161,6 +163,8 @@ def allocate(shape: Any, dtype: Any, template: NDArray[Any]) -> NDArray[Any]:
     root[start : start + nbytes] = 0xFF
     _own(root, nbytes)
     _guarded[id(root)] = (start, start + nbytes)
+    for first, last in ((0, start), (start + nbytes, root.size)):
+        _watch(root.ctypes.data + first, last - first, guarded=True)
     return np.ndarray(shape, dtype, buffer=root[start : start + nbytes].data, strides=template.strides)
 
 
@@ -193,13 +197,23 @@ def check_guards(array: NDArray[Any]) -> bool:
 
 def _own(root: NDArray[Any], nbytes: int) -> None:
     _owners[id(root)] = (current_device(), nbytes)
-    weakref.finalize(root, _release, id(root), memory(), nbytes).atexit = False
+    place = (root.ctypes.data, root.nbytes)
+    weakref.finalize(root, _release, id(root), place, memory(), nbytes).atexit = False
 
 
-def _release(key: int, where: Memory, nbytes: int) -> None:
+def _release(key: int, place: tuple[int, int], where: Memory, nbytes: int) -> None:
     del _owners[key]
-    _guarded.pop(key, None)
+    if _guarded.pop(key, None) is not None:
+        _watch(*place, guarded=False)
     where.give(nbytes)
+
+
+def _watch(address: int, size: int, *, guarded: bool) -> None:
+    """Where AddressSanitizer is loaded, make every access to guards an error at its line, or let them be free again."""
+    name = "__asan_poison_memory_region" if guarded else "__asan_unpoison_memory_region"
+    watch = getattr(_PROCESS, name, None)
+    if watch is not None:
+        watch(ctypes.c_void_p(address), ctypes.c_size_t(size))
 
 
 def _root(array: Any) -> Any:
@@ -222,6 +236,7 @@ class Device:
         self._before: list[int] = []
 
     compute_capability = "90"
+    cublas_handle = 0
     attributes = {  # noqa: RUF012 - as CuPy's, a plain dict
         "MultiProcessorCount": 132,
         "WarpSize": 32,

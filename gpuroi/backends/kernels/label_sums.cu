@@ -28,7 +28,7 @@ extern "C" __global__ void label_sums(const REAL* __restrict__ values, const i64
             if (t < half) part[t] += part[t + half];
             __syncthreads();
         }
+        // No barrier: thread t is the only one to fill part[t] again, and thread 0 the only one to read after the last.
         if (t == 0) sums[pair] = part[0];
-        __syncthreads();
     }
 }
