@@ -51,7 +51,7 @@ def test_commands_print_what_the_readme_shows(folder: Path) -> None:
     shown = commands()
     assert [command.split()[1] for command, _ in shown] == [
         "demo", "roi", "ttest", "regions", "clusters", "extract", "extract", "threshold-parcels", "parcellate",
-        "check", "pack", "threshold", "smooth", "dilate", "label",
+        "check", "screen", "report", "pack", "screen", "threshold", "smooth", "dilate", "label",
     ]  # fmt: skip
     for command, want in shown:
         program, *words = shlex.split(command)
