@@ -35,7 +35,7 @@ from gpuroi.workflows.roi_result import RoiResult
 
 COMMANDS = [
     "info", "demo", "roi", "regions", "clusters", "extract", "threshold-parcels", "parcellate", "check", "pack",
-    "report", "threshold", "smooth", "ttest", "dilate", "label",
+    "report", "threshold", "smooth", "ttest", "dilate", "label", "screen",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("here")

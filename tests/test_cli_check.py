@@ -72,12 +72,12 @@ def test_the_block_that_it_prints(capsys):
     assert main(["check", "demo/participants.tsv", *words, "--mask", "demo/mask.nii.gz"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "participants  12 rows, 12 maps found, ids match file names"
-    assert lines[1].startswith("grid          42x52x40 @ 3.50 mm, 1 affine, mask 36 162 voxels")
+    assert lines[1].startswith("grid          42x52x40 @ 3.50 mm, 1 affine, mask 36,162 voxels")
     assert lines[2] == "missing       age: 1 (sub-09 -> excluded.tsv)   constant voxels: 0   non-finite: 0"
     assert lines[3].startswith("design        Intercept, group[T.patient], age, sex[T.M]   rank 4/4, condition ")
     assert lines[3].endswith(", df 7")
     assert lines[4] == "contrasts     patient (t) = group[T.patient], age (t)"
-    assert lines[5] == "coverage      36 162 voxels in 90% of the maps, 36 162 in all"
+    assert lines[5] == "coverage      36,162 voxels in 90% of the maps, 36,162 in all"
     assert lines[6].startswith("outliers      ")
 
 

@@ -137,6 +137,18 @@ def test_a_config_file_that_cannot_be_used(cohort, capsys, text, code):
     assert "run.toml" in err or "sead" in err
 
 
+def test_names_that_are_not_utf_8_are_kept_but_for_the_config_file_which_is_refused(cohort, capsys):
+    mask = os.fsdecode(b"m\xe4sk.nii.gz")
+    os.rename("mask.nii.gz", mask)
+    assert main(["screen", "participants.tsv", "--formula", "map ~ age", "--mask", mask, "--n-perm", "0", "--out", "out",
+                 "--device", "cpu"]) == 0  # fmt: skip
+    config = next(Path("out/logs").glob("*.toml"))
+    capsys.readouterr()
+    err = refused(capsys, "--config", str(config), code=65)
+    assert "holds a name that is not UTF-8" in err
+    assert "give it as an option" in err
+
+
 def test_dry_run_writes_nothing(cohort, capsys):
     before = sorted(_here())
     assert run(*WORDS, "--contrast", "age", "--tfce", "--out", "out", "--dry-run") == 0
@@ -203,7 +215,7 @@ def test_options_are_those_of_the_function():
             default = theirs[named.get(name, name)].default
             assert parameter.default == (None if default == () else default), name
     fields = set(ScreenSettings.__dataclass_fields__)
-    assert fields == set(theirs) - {"device", "memory_limit", "n_jobs", "scratch", "run_folder", "progress"}
+    assert fields == set(theirs) - {"device", "memory_limit", "n_jobs", "scratch", "dask", "run_folder", "progress"}
 
 
 # ---------------------------------------------------------------------- bad input

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doc_pages import python_blocks, run_python
+from doc_pages import fenced, python_blocks, run_console, run_python
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -29,6 +30,52 @@ def test_the_pages_on_inference_have_code_that_prints() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))]
     assert [link for link in links if link and "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_the_guide_of_a_screening(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its commands run, and the tree that it explains is that of the folder, every file once."""
+    from gpuroi.cli import main
+
+    page = ROOT / "docs" / "screening.md"
+    assert run_console(page, tmp_path, main, capsys) >= 8
+    tree = re.search(r"<!-- tree.*?```text\nscreening/\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert tree is not None
+    patterns = list(explained(tree[1]))
+    written = list((tmp_path / "screening").iterdir())
+    assert {path.name for path in written if path.is_dir()} == {"figures", "logs"}
+    names = {path.name for path in written if path.is_file() and not path.name.startswith("contrast-age")}
+    assert {name for name in names if not any(re.fullmatch(pattern, name) for pattern in patterns)} == set()
+    assert [pattern for pattern in patterns if not any(re.fullmatch(pattern, name) for name in names)] == []
+    header = (tmp_path / "demo" / "participants.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    assert "".join(header[:3]) in page.read_text(encoding="utf-8")
+
+
+def test_the_configuration_of_a_batch_system_is_read(tmp_path: Path) -> None:
+    from gpuroi.distributed.client import _configuration
+
+    [block] = fenced(ROOT / "docs" / "screening.md", "toml")
+    (tmp_path / "config.toml").write_text(block)
+    jobs, settings = _configuration(tmp_path / "config.toml")
+    assert jobs == 50
+    assert set(settings) == {"queue", "cores", "memory", "walltime"}
+
+
+def explained(tree: str) -> Iterator[str]:
+    """Names in a tree as patterns: {a,b} is either, "  .json" another ending of the name before, the rest is words."""
+    prefix = ""
+    for line in tree.splitlines():
+        prefix = prefix if line.startswith("    ") else ""
+        words = re.findall(r"(?:^|(?<=\s))(?:[\w{},-]+(?:\.[a-z]+)+|\.[a-z]+|[\w-]+_)(?=\s|$)", line)
+        last = ""
+        for word in words:
+            if word.endswith("_"):
+                prefix = word
+            elif word == "CITATION.md" or "(.toml)" in word:
+                continue
+            else:
+                last = re.sub(r"(\.nii\.gz|\.\w+)$", word, last) if word.startswith(".") else word
+                alternatives = re.sub(r"\{(.*?)\}", lambda m: f"({m[1].replace(',', '|')})", last.replace(".", r"\."))
+                yield prefix + alternatives
 
 
 def test_a_page_that_lies_fails(tmp_path: Path) -> None:

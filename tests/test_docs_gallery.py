@@ -17,13 +17,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import gpuroi
+
 ROOT = Path(__file__).resolve().parents[1]
 GALLERY = ROOT / "docs" / "gallery"
 SCRIPTS = sorted(path.stem for path in GALLERY.glob("*.py"))
 FIGURES = {
+    "many_phenotypes": 3,
     "parcellate_a_run": 2,
     "regions_of_a_map": 1,
     "roi_from_contrast": 2,
+    "screen_a_cohort": 4,
     "threshold_an_image": 2,
     "threshold_parcels": 1,
 }
@@ -86,6 +90,58 @@ def test_roi_finds_the_planted_regions(run, folder: Path) -> None:
     assert (
         np.sign(medians.loc["face"] - medians.loc["house"]) == np.sign(shown.result.table["peak_t"].to_numpy())
     ).all()
+
+
+def test_the_cohort_shows_what_was_planted(run, folder: Path) -> None:
+    """Two clusters, of either sign, where they were planted, in the people who have an age; their t is that of OLS."""
+    import nibabel
+    import pandas as pd
+    import statsmodels.api as sm
+
+    shown, figures = run("screen_a_cohort")
+    check_figures("screen_a_cohort", figures)
+    truth = np.asarray(nibabel.load(folder / "demo" / "cohort_truth.nii.gz").dataobj)
+    table = pd.read_table(folder / "demo" / "participants.tsv").dropna().set_index("participant_id")
+    design = sm.add_constant(pd.DataFrame({"patient": table["group"] == "patient", "age": table["age"]}).astype(float))
+    assert list(shown.found.index.get_level_values("contrast")) == ["patient", "age"]
+    for planted, sign, (name, one) in zip((1, 2), (1, -1), shown.result.contrasts.items(), strict=True):
+        row = shown.found.loc[name].iloc[0]
+        assert np.sign(row["Peak Stat"]) == sign
+        assert row["p_peak_FWE"] == one.permutation.smallest_p == 1 / 2000
+        where = truth[one.labels == row["Cluster ID"]]
+        assert (where == planted).mean() > 0.4  # smoothing widens it
+        means = one.cluster_means.set_index("participant_id")[f"cluster-{row['Cluster ID']}"]
+        assert list(means.index) == list(table.index)
+        assert np.sign(sm.OLS(means, design).fit().tvalues[name]) == sign
+        peak = np.unravel_index(np.nanargmax(sign * shown.result.volume(one.glm.statistic)), truth.shape)
+        smoothed = [gpuroi.smooth(volume, 8.0, 3.5)[peak] for volume in maps_of(table, folder / "demo")]
+        assert row["Peak Stat"] == pytest.approx(sm.OLS(smoothed, design.to_numpy()).fit().tvalues[planted], rel=1e-4)
+
+
+def maps_of(table, folder: Path) -> Iterator[np.ndarray]:
+    import nibabel
+
+    return (nibabel.load(folder / path).get_fdata(dtype=np.float32) for path in table["map"])
+
+
+def test_two_of_a_dozen_phenotypes_are_found(run, folder: Path) -> None:
+    import nibabel
+    import pandas as pd
+
+    shown, figures = run("many_phenotypes")
+    check_figures("many_phenotypes", figures)
+    table = shown.table.set_index("phenotype")
+    assert list(table.index[table["p_FWE_all"] <= 0.05]) == ["q_empathy", "q_planning"]
+    assert np.sign(table.loc[["q_empathy", "q_planning"], "max_stat"]).tolist() == [1, -1]
+    truth = nibabel.load(folder / "demo" / "cohort_truth.nii.gz")
+    to_voxel = np.linalg.inv(truth.affine)
+    for planted, name in enumerate(["q_empathy", "q_planning"], start=1):
+        x, y, z = np.rint((to_voxel @ [*table.loc[name, ["X", "Y", "Z"]], 1])[:3]).astype(int)
+        assert planted in np.asarray(truth.dataobj)[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2]
+    scores = pd.read_table(folder / "demo" / "questionnaires.tsv")
+    counted = scores.dropna(subset="age").filter(like="q_").notna().sum()
+    assert table["n"].to_dict() == counted.to_dict()
+    assert counted.min() < 39  # some have gaps
 
 
 def test_regions_of_a_map_are_those_of_scipy(run) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -36,6 +38,15 @@ def test_large_t_of_float32_data_have_their_digits(backend):
     np.testing.assert_allclose(result.statistic, want, rtol=1e-6)
     f = permutation_test(backend.asarray(y), np.ones((20, 1)), [[1]], errors="ise", n_permutations=200)
     np.testing.assert_allclose(f.statistic, want**2, rtol=1e-6)
+
+
+def test_what_it_ran_can_be_written_however_many_rearrangements_there_are():
+    y = np.random.default_rng(0).standard_normal((1700, 3))  # 1700! has more digits than Python writes
+    result = permutation_test(y, np.column_stack([np.ones(1700), np.arange(1700.0)]), [0, 1], n_permutations=2)
+    assert result.settings["n_distinct"] == "3.00e4755"
+    assert "3.00e4755" in json.dumps(result.settings, default=str)
+    few = permutation_test(y[:5], np.column_stack([np.ones(5), np.arange(5.0)]), [0, 1], device="cpu")
+    assert few.settings["n_distinct"] == 120
 
 
 def domains():

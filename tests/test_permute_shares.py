@@ -149,6 +149,22 @@ def test_all_devices_take_part(standin_cuda, device_meter, tmp_path, monkeypatch
 
 
 @pytest.mark.kernels
+def test_a_device_that_does_not_count_gets_no_residuals(standin_cuda, monkeypatch):
+    from gpuroi.inference.share_counter import ShareCounter
+
+    copied = []
+    on = ShareCounter.on
+    monkeypatch.setattr(ShareCounter, "on", lambda self, backend: copied.append(backend.device) or on(self, backend))
+    y, x, contrast, options = case("maxima")
+    one = permutation_test(y, x, contrast, device="cuda:0", early_stop=10, **options)
+    both = permutation_test(y, x, contrast, device="all", early_stop=10, **options)
+    np.testing.assert_array_equal(both.p, one.p)
+    assert copied == []
+    permutation_test(y, x, contrast, device="all", **options)
+    assert copied == ["cuda:1"]
+
+
+@pytest.mark.kernels
 def test_data_of_a_device_stay_there_and_the_other_joins(standin_cuda, standin_cupy):
     y, x, contrast, options = case("maxima")
     with standin_cupy.cuda.Device(1):

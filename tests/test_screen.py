@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from pathlib import Path
 
@@ -370,3 +371,21 @@ def test_settings_survive_the_file_that_runs_them_again(cohort):
     in_memory = ScreenSettings("t.tsv", formula="map ~ age", permutations=np.ones((2, 3), int)).as_toml()
     assert "permutations" not in tomllib.loads(in_memory)
     assert "ndarray of shape (2, 3)" in in_memory
+
+
+def test_settings_with_any_name_are_read_back_or_refused(here):
+    odd = 'ta"ble\\ \x7f\x01 ä.tsv'
+    table = tomllib.loads(ScreenSettings(odd, formula="map ~ age").as_toml())
+    assert table["participants"] == str(Path(odd).resolve())
+    latin1 = os.fsdecode(b"m\xe4sk.nii.gz")
+    text = ScreenSettings("t.tsv", formula="map ~ age", mask=latin1).as_toml()
+    assert r"m\udce4sk.nii.gz" in text.encode("utf-8").decode()
+    with pytest.raises(tomllib.TOMLDecodeError, match="Unicode"):
+        tomllib.loads(text)
+
+
+def test_reading_is_told_map_by_map(cohort):
+    told = []
+    run(contrasts=["age"], n_permutations=0, progress=lambda *at: told.append(at))
+    for stage in ("hashing", "reading"):
+        assert [at[1:] for at in told if at[0] == stage] == [(k, N, "maps") for k in range(N + 1)]

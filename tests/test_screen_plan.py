@@ -215,7 +215,7 @@ class TestFacts:
             memory_limit="1GB", n_jobs=2, figures=False, out="out/",
         )  # fmt: skip
         lines = dict(found.facts)
-        assert lines["would fit"] == "59 x 46 812 (11 MB float32)   device cpu, 1 block, batch 64"
+        assert lines["would fit"] == "59 x 46,812 (11 MB float32)   device cpu, 1 block, batch 64"
         assert lines["memory"].endswith("MiB   time ~6 s (calibrated)   smallest p 0.0002")
         assert lines["would write"].startswith("61 files, ")
         assert lines["would write"].endswith(" MB under out/")

@@ -15,7 +15,6 @@ import pytest
 
 from gpuroi.cli import main
 from gpuroi.demo_data import demo
-from gpuroi.inference import permutation_test, permute
 
 # The commands run in forked children, which have all imported and compiled: the moments are those of the work itself.
 # States are written many times a second, not once a minute, so that there is one to go on from.
@@ -133,15 +132,12 @@ def test_other_settings_and_what_to_do(cohort, tmp_path, monkeypatch, capsys):
     """An unfinished run goes on with its own settings alone; a finished one is not replaced unasked."""
     command = screening(cohort, "--n-perm", "200", "--out", str(tmp_path / "out"))
 
-    def stopped(*args: object, **options: object) -> object:
-        def stop(done: int, _total: int) -> None:
-            if done > 100:
-                raise KeyboardInterrupt
-
-        return permutation_test(*args, **(options | {"progress": stop}))
+    def stop(_self: object, stage: str, done: int, _total: int, _unit: str = "") -> None:
+        if stage == "patient" and done > 100:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(permute, "permutation_test", stopped)
+        patched.setattr("gpuroi.workflows.heartbeat.Heartbeat.__call__", stop)
         assert main(command) == 75
     assert "128 of 200 permutations of patient are kept in" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [".out.gpuroi-run"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -112,6 +113,7 @@ def _killed(number: int, reason: str) -> dict[str, Any]:
 
 
 def _child(options: argparse.Namespace) -> int:
+    logging.disable(logging.CRITICAL)  # nibabel and we warn of what is odd, thousands of times
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
     tally = run(TARGETS[options.target], options.seed, range(*options.range), progress=options.progress)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import logging
 import math
 import re
 import struct
@@ -26,8 +25,6 @@ from .judge import Case, Target, WrongAnswerError
 from .mutate import damaged_bytes
 
 __all__ = ["TARGETS", "image_case"]
-
-nibabel.imageglobals.logger.setLevel(logging.CRITICAL)
 
 _INF, _NAN = math.inf, math.nan
 _FLOATS = (0.0, 1.0, -1.0, 0.5, 2.0, -2.5, 352.0, 1e-30, 1e-45, 1e30, 3.4e38, _INF, -_INF, _NAN)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import tempfile
 import tomllib
 from functools import cache
@@ -24,8 +23,6 @@ from .judge import Case, Target, WrongAnswerError
 from .mutate import WORDS, damaged_bytes
 
 __all__ = ["TARGETS"]
-
-logging.getLogger("gpuroi").setLevel(logging.ERROR)  # a state that is damaged is a warning, and there are thousands
 
 _TOML = b"""formula = "map ~ group + age"
 contrast = ["patient=group[T.patient]", 'age']

@@ -6,6 +6,7 @@ file that it opens for writing. There it can be killed, held, or find the disk f
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import locale
 import os
@@ -25,7 +26,7 @@ __all__ = ["Ended", "Nursery", "plain_name"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _EVERY_S = 0.02  # between states: a short run then has some to go on from
-_MOST_SECONDS = 300
+_MOST_SECONDS = 60  # of a child: then it says where it hangs
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ class Nursery:
     ----------
     warm : list of str
         A command that is run once, so that all is imported and compiled.
-    threads : int, default 1
-        Of the kernels. A fork has none of the threads of its parent: more than one are not tried here.
+
+    Notes
+    -----
+    Kernels run in one thread: a fork has none of the threads of its parent.
     """
 
     def __init__(self, warm: list[str]) -> None:
@@ -144,7 +147,7 @@ class Nursery:
 
 def plain_name(path: str, folder: str) -> str:
     """Return a name relative to a folder, as it will be when the file is in its place."""
-    return re.sub(r"\.partial-[0-9a-f]{8}-", "", os.path.relpath(path, folder))
+    return re.sub(r"\.partial-[0-9a-f]{8}-|(?<=gpuroi-)(maps|\w+)-\w{8}(?=/)", "", os.path.relpath(path, folder))
 
 
 # ------------------------------------------------------------------ in the process
@@ -206,6 +209,7 @@ def _child(request: dict[str, Any], notes: int) -> int:
     folder = str(Path(words[words.index("--out") + 1]).parent)
     _note_stages(request, notes)
     _note_files(request, notes, folder)
+    faulthandler.dump_traceback_later(_MOST_SECONDS, exit=True, file=2)
     if "user" in request:
         os.setuid(request["user"])
     if "memory" in request:
@@ -240,7 +244,7 @@ def _note_stages(request: dict[str, Any], notes: int) -> None:
             threading.Thread(target=_kill_soon, args=(kill,), daemon=True).start()
         if hold is not None and hold["stage"] == stage:
             Path(hold["held"]).touch()
-            while not os.path.exists(hold["until"]):
+            while not Path(hold["until"]).exists():
                 time.sleep(0.002)
 
     def announce(owner: Any, method: str, stage: str | None) -> None:

@@ -1,0 +1,1 @@
+"""Numbers of our own from an earlier day, and the script that made them."""
