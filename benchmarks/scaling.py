@@ -3,9 +3,9 @@
 python -m benchmarks.scaling               # writes benchmarks/results/scaling-DATE.json and its picture
 python -m benchmarks.scaling --draw FILE   # draws the picture of a result anew
 
-One of the three grows at a time. The exponent is the slope of log seconds over log size: 1 is linear. A
-model of five terms, each linear in each size, is fitted to all that was measured of a statistic and says what 40 000 x
-230 000 x 5000 would take on this machine::
+One of the three grows at a time; in one more measurement people and permutations have both grown. The exponent is the
+slope of log seconds over log size: 1 is linear. A model of five terms, each linear in each size, is fitted to all that
+was measured of a statistic and says what 40 000 x 230 000 x 5000 would take on this machine::
 
     seconds = a + b V + c N V + P V (d + e N)
 """
@@ -98,6 +98,8 @@ def measure(*, tiny: bool = False, say: Callable[[str], None] = lambda line: Non
         *({**base, "subjects": n} for n in subjects),
         *({**base, "edge": edge} for edge in edges),
         *({**base, "permutations": k} for k in permutations),
+        # Lines through one point cannot tell N + P from N P: a corner can.
+        {**base, "subjects": subjects[-1], "permutations": permutations[-1]},
     ]
     points: list[dict[str, Any]] = []
     for size in [dict(pairs) for pairs in dict.fromkeys(tuple(size.items()) for size in sizes)]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "docs")]  # benchmarks and benchmark_tables are not installed
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]  # benchmarks and the modules of tables are not installed
 os.environ.setdefault("GPUROI_DEVICE", "cpu")  # the gallery looks the same everywhere
+logging.getLogger("gpuroi").setLevel(logging.WARNING)
 
 from benchmark_tables import error_tables, speed_tables  # noqa: E402
+from scaling_tables import with_scaling  # noqa: E402
 
 import gpuroi  # noqa: E402
 
@@ -59,8 +62,8 @@ numpydoc_class_members_toctree = False
 
 
 def gallery_order(file: str) -> int:
-    """The order in which the gallery is read: from one run to its regions, then single steps, then parcels."""
-    order = ("roi_from", "regions_of", "threshold_an", "threshold_parcels", "parcellate")
+    """The order in which the gallery is read: one run, a cohort, then single steps, then parcels."""
+    order = ("roi_from", "screen_a", "many_", "regions_of", "threshold_an", "threshold_parcels", "parcellate")
     return next(number for number, start in enumerate(order) if Path(file).name.startswith(start))
 
 
@@ -114,6 +117,8 @@ def add_benchmarks(app: Any, name: str, source: list[str]) -> None:
         marker = f"<!-- benchmarks: {what} -->"
         if marker in source[0]:
             source[0] = source[0].replace(marker, tables())
+    if name == "scaling":
+        source[0] = with_scaling(source[0], ROOT / "docs" / "_build" / "scaling.png")
 
 
 def escape_symbols(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

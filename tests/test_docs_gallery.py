@@ -212,7 +212,7 @@ def test_parcels_compress_a_run(run) -> None:
 def test_commands_of_the_quickstart_print_what_it_shows(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8").replace("\\\n", "")
     blocks = re.findall(r"^```console\n\$ ([^\n]*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert [command.split()[:2] for command, _ in blocks] == [["gpuroi", "demo"], ["gpuroi", "roi"]]
+    assert [command.split()[:2] for command, _ in blocks] == [["gpuroi", name] for name in ("demo", "roi", "screen")]
     environment = {**os.environ, "GPUROI_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
     for command, shown in blocks:
         words = [sys.executable, "-m", *shlex.split(command)]

@@ -66,7 +66,8 @@ def test_every_result_of_a_workflow_is_in_the_reference():
             if value.__module__ == module.__name__ and issubclass(value, HasCard) and hasattr(value, "save")
         }
     assert len(classes) >= 8
-    assert [value.__name__ for value in classes if value not in documented()] == []
+    results = [value for value in classes if not value.__subclasses__()]
+    assert [value.__name__ for value in results if value not in documented()] == []
 
 
 def test_returns_and_arguments_of_public_functions_are_documented():
@@ -89,4 +90,5 @@ def classes_of_ours() -> dict[str, type]:
             loaded = importlib.import_module(module.name)
             values = {name: getattr(loaded, name, None) for name in getattr(loaded, "__all__", [])}
             found |= {name: value for name, value in values.items() if inspect.isclass(value)}
+    del found["Array"]  # of any library
     return found

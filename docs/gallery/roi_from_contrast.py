@@ -16,7 +16,6 @@ signals in one call.
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from nibabel import Nifti1Image
 from nilearn import plotting
 
 import gpuroi
@@ -47,12 +46,9 @@ result.table.round(1)
 # The t map, and the outlines of the regions. Faces minus houses: regions that prefer
 # faces are positive.
 
-mean_img = Nifti1Image(result.maps["mean"], result.atlas.affine)
-t_map = Nifti1Image(result.maps["t"], result.atlas.affine)
-
 display = plotting.plot_stat_map(
-    t_map,
-    bg_img=mean_img,
+    result.image("t"),
+    bg_img=result.image("mean"),
     threshold=4,
     cut_coords=[-19, -16, -8, -3],
     display_mode="z",
