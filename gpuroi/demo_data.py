@@ -397,4 +397,10 @@ Patients have even numbers, so a two-sample t-test of the groups, and the region
 
     gpuroi ttest maps/sub-*[02468]_*.nii.gz --versus maps/sub-*[13579]_*.nii.gz --mask mask.nii.gz --out group_t.nii.gz
     gpuroi regions group_t.nii.gz --threshold 4 --mask mask.nii.gz --min-size-mm3 800 --out group
+
+The groups beside age, with clusters corrected by permutations, and a report:
+
+    gpuroi check participants.tsv --formula 'map ~ group + age' --mask mask.nii.gz
+    gpuroi screen participants.tsv --formula 'map ~ group + age' --mask mask.nii.gz --atlas atlas_dseg.nii.gz \\
+        --cluster-p 0.001 --out screening
 """

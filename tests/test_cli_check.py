@@ -210,7 +210,8 @@ def test_masks(cohort, capsys):
     assert "the mask is empty" in refused(capsys, "--mask", "empty.nii.gz")
     assert "no such file" in refused(capsys, "--mask", "absent.nii.gz")
     write("other.nii.gz", np.ones((5, 5, 5), np.uint8))
-    assert f"{N} problems in the input" in refused(capsys, "--mask", "other.nii.gz")
+    said = refused(capsys, "--mask", "other.nii.gz")  # once, of the mask: not once for each map
+    assert f"other.nii.gz: shape 5x5x5; expected shape 6x7x8, which all {N} maps have" in said
     small = np.zeros((6, 7, 8), np.uint8)
     small[0, 0, :2] = 1
     write("small.nii.gz", small)

@@ -139,14 +139,21 @@ def test_a_config_file_that_cannot_be_used(cohort, capsys, text, code):
 
 def test_names_that_are_not_utf_8_are_kept_but_for_the_config_file_which_is_refused(cohort, capsys):
     mask = os.fsdecode(b"m\xe4sk.nii.gz")
-    os.rename("mask.nii.gz", mask)
-    assert main(["screen", "participants.tsv", "--formula", "map ~ age", "--mask", mask, "--n-perm", "0", "--out", "out",
-                 "--device", "cpu"]) == 0  # fmt: skip
+    Path("mask.nii.gz").rename(mask)
+    words = ["screen", "participants.tsv", "--formula", "map ~ age", "--mask", mask, "--n-perm", "0", "--out", "out"]
+    assert main([*words, "--device", "cpu"]) == 0
     config = next(Path("out/logs").glob("*.toml"))
     capsys.readouterr()
     err = refused(capsys, "--config", str(config), code=65)
     assert "holds a name that is not UTF-8" in err
     assert "give it as an option" in err
+
+
+def test_messages_name_options_not_arguments(cohort, capsys):
+    assert "--cluster-p is 5.0" in refused(capsys, "--cluster-p", 5, code=2)
+    words = ("--formula", "map ~ 1", "--mask", "mask.nii.gz", "--n-perm", 50, "--device", "cpu", "--out", "out")
+    assert run(*words, "--dry-run") == run(*words) == 65  # said before the maps are read
+    assert "use --errors ise (sign flips)" in capsys.readouterr().err
 
 
 def test_dry_run_writes_nothing(cohort, capsys):
@@ -162,6 +169,8 @@ def test_dry_run_writes_nothing(cohort, capsys):
 def test_results_are_not_replaced_unasked(cohort, capsys):
     assert run(*WORDS, "--contrast", "age", "--out", "out") == 0
     first = result_bytes("out")
+    assert run(*WORDS, "--contrast", "age", "--out", "out") == 73
+    assert "holds results with these very settings already" in capsys.readouterr().err
     assert run(*WORDS, "--contrast", "age", "--seed", 3, "--out", "out") == 73
     assert "--overwrite" in capsys.readouterr().err
     assert result_bytes("out") == first

@@ -65,6 +65,11 @@ def renamed_over(path):
     other.replace(path)
 
 
+def removed_before_an_error(path):
+    path.unlink()
+    raise KeyError("first")
+
+
 @pytest.mark.parametrize("change", [other_content, other_time, renamed_over, Path.unlink])
 def test_a_file_that_changes_meanwhile_is_named(files, change):
     with pytest.raises(DataError) as caught, unchanged_files(files):
@@ -76,11 +81,9 @@ def test_a_file_that_changes_meanwhile_is_named(files, change):
 
 def test_many_files_are_counted_and_an_error_within_wins(files):
     with pytest.raises(DataError, match=r"map 4\.nii and 2 more: were replaced"), unchanged_files(files):
-        for path in files:
-            other_content(path)
+        list(map(other_content, files))
     with pytest.raises(KeyError, match="first"), unchanged_files(files):
-        files[0].unlink()
-        raise KeyError("first")
+        removed_before_an_error(files[0])
 
 
 def replaced_map():

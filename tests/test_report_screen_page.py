@@ -52,6 +52,10 @@ def test_the_page_says_who_and_what_and_how(folder: Path, html: str, screen: Sav
     text = " ".join(page.text.split())
     assert "24 people were analysed, 1 of 25 were not" in text
     assert "missing covariate: 1" in text
+    sizes = screen.people["group"].value_counts()
+    assert f"control: {sizes['control']}, patient: {sizes['patient']}" in text
+    age = screen.people["age"]
+    assert f"from {age.min():g} to {age.max():g}" in text
     assert "map ~ group + age" in text
     assert "200 permutations; the smallest possible is 0.005" in text
     assert "3 of 3 columns" in text
@@ -133,3 +137,19 @@ def test_no_cohort_breaks_the_page(tmp_path: Path, options: dict[str, Any], says
     html = screen_page(made_up_screen(tmp_path / "run", **given))
     page = check_page(html, n_images=html.count("<img "))
     assert says in " ".join(page.text.split())
+
+
+def test_the_peak_is_named_by_its_own_scale_and_no_map_stays_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = made_up_screen(tmp_path / "run", cluster_p=0.01, cluster_scale="z", n_permutations=20)
+    screen = SavedScreen.read(out)
+    monkeypatch.setattr(SavedScreen, "read", lambda _folder: screen)
+    text = " ".join(check_page(screen_page(out, []), n_images=0).text.split())
+    for contrast in screen.contrasts:
+        assert not {"statistic", "p", "corrected", "labels", "cut"} & vars(contrast).keys()
+        assert contrast.shown == "z"
+        peak = np.nanmax(np.abs(nib.load(out / f"contrast-{contrast.label}_stat-t_statmap.nii.gz").get_fdata()))
+        assert np.abs(contrast.clusters["Peak Stat"]).max() == pytest.approx(peak, rel=1e-5)
+    assert text.count("The largest t is") == 2 * len(screen.contrasts)
+    assert "The largest z is" not in text

@@ -119,7 +119,8 @@ def test_volumes_and_runs_in_one_list(given, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        ("threshold", -1), ("threshold", np.nan), ("threshold", "p<0.01"), ("fwhm", "wide"), ("dilate", "2"), ("fwhm", -6), ("fwhm", (6, 6)), ("fwhm", np.inf), ("dilate", -1),
+        ("threshold", -1), ("threshold", np.nan), ("threshold", "p<0.01"), ("fwhm", "wide"), ("dilate", "2"),
+        ("fwhm", -6), ("fwhm", (6, 6)), ("fwhm", np.inf), ("dilate", -1),
         ("dilate", 1.5), ("min_region_size", -5), ("min_region_size", np.nan), ("connectivity", 8), ("tr", 0),
         ("memory_limit", "plenty"), ("memory_limit", "90kB"), ("device", "tpu"), ("contrast", "face"),
     ],

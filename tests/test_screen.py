@@ -185,6 +185,24 @@ def test_means_over_clusters_and_regions(cohort):
     assert result.save("out", figures=False).joinpath("roi_means.tsv").read_text().splitlines()[1].endswith("\tn/a")
 
 
+@pytest.mark.parametrize("options", [{"cluster_p": 0.01}, {"tfce": True}])
+def test_an_effect_that_fits_exactly_has_its_cluster_and_its_place(cohort, options):
+    """As where a lesion is in all patients and in no control: no residual variance, and the largest of all t."""
+    group = (cohort["group"] == "patient").to_numpy(np.float32)
+    for path, value in zip(cohort["map"], group, strict=True):
+        data = volume(path).astype(np.float32)
+        data[3:5, 8:10, 8:10] = value
+        write_image(path, data)
+    result = run(formula="map ~ group", **options)
+    one = result.contrasts["group"]
+    row = one.clusters.iloc[0]
+    assert (row["p_peak_FWE"], row["Voxels"] >= 8) == (0.01, True)
+    place = np.linalg.inv(result.affine) @ [row["X"], row["Y"], row["Z"], 1]
+    x, y, z = np.rint(place[:3]).astype(int)
+    assert (3 <= x < 5, 8 <= y < 10, 8 <= z < 10) == (True, True, True)
+    assert "largest t is" in result.report()
+
+
 def test_nothing_found_is_a_result(cohort):
     for path in cohort["map"]:
         write_image(path, np.random.default_rng(len(path) + hash(path) % 7).normal(size=SHAPE).astype(np.float32))
@@ -195,6 +213,26 @@ def test_nothing_found_is_a_result(cohort):
     assert pd.read_csv(folder / "contrast-score_desc-clusters_means.tsv", sep="\t").shape == (N, 1)
     assert not volume(folder / "contrast-score_desc-clusters_dseg.nii.gz").any()
     assert "no cluster" in dict(result.facts)["score"]
+
+
+def test_one_name_needs_no_list_and_a_missing_mask_is_said(cohort):
+    alone = run(contrasts="age", blocks="group", mask=None, n_permutations=20)
+    listed = run(contrasts=["age"], blocks=["group"], mask=None, n_permutations=20)
+    assert list(alone.contrasts) == ["age"]
+    np.testing.assert_array_equal(alone.contrasts["age"].permutation.p_fwe, listed.contrasts["age"].permutation.p_fwe)
+    assert any(text.startswith("no mask") for text in alone.warnings)
+    assert not any(text.startswith("no mask") for text in run(contrasts="age", n_permutations=0).warnings)
+
+
+def test_what_was_largest_is_on_the_side_that_was_tested(cohort):
+    """Age makes values fall: its largest |t| says nothing of a test of positive values."""
+    t = run(contrasts=["age"], n_permutations=0).contrasts["age"].glm.statistic
+    facts = dict(run(contrasts=["age"], two_sided=False, n_permutations=20, cluster_p=0.01).facts)
+    assert -np.nanmin(t) > np.nanmax(t)
+    assert facts["age"].startswith(f"largest t {np.nanmax(t):.4g};")
+    facts = dict(run(contrasts=["age"], n_permutations=20, tfce=True).facts)
+    assert facts["age"].startswith(f"largest |t| {-np.nanmin(t):.4g};")
+    assert "of voxels with TFCE FWE p <= 0.05" in facts["age"]
 
 
 # ---------------------------------------------------------------------- missing data

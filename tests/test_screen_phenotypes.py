@@ -204,6 +204,7 @@ def test_columns_are_chosen_by_name_and_pattern(cohort):
     def names(*patterns, **options):
         return cohort.screen(patterns, n_permutations=0, **options).table["phenotype"].tolist()
 
+    assert cohort.screen("q_3", n_permutations=0).table["phenotype"].tolist() == ["q_3"]  # one needs no list
     assert names("q_3", "q_0") == ["q_0", "q_3"]  # in the order of the table
     assert names("q_*", "!q_[13]") == ["q_0", "q_2", "q_4"]
     assert names("age", "q_0", formula="map ~ 1") == ["age", "q_0"]
@@ -217,7 +218,6 @@ def test_columns_are_chosen_by_name_and_pattern(cohort):
     [
         (["q_*", "iq", "z_*"], {}, "no column fits iq, z_*"),
         (["q_*", "!q_*"], {}, "nothing is left"),
-        ("q_1", {}, "is one text"),
         (["q_1"], {"phenotype_maps": ["q_2"]}, "no column fits q_2"),
         (["q_1"], {"contrasts": ["age"]}, "phenotypes and contrasts"),
         (["q_1"], {"tfce": True, "cluster_p": 0.01}, "clusters, TFCE"),
@@ -286,3 +286,17 @@ def test_labels_of_files_differ(names):
     assert list(labels) == names
     assert len({label.lower() for label in labels.values()}) == len(names)
     assert all(label.isalnum() and label.isascii() for label in labels.values())
+
+
+@pytest.mark.parametrize("phenotypes", [["q_0", "q_2"], ["q_2"]])
+def test_one_sided_a_phenotype_may_be_below_0_everywhere(cohort, phenotypes):
+    slope = cohort.table["q_2"].to_numpy(np.float32)
+    for name, values in zip(cohort.table["map"], cohort.volumes - 20 * slope[:, None, None, None], strict=True):
+        nib.save(nib.Nifti1Image(values, AFFINE), cohort.folder / name)
+    result = cohort.screen(phenotypes, two_sided=False)
+    last = result.table.iloc[-1]
+    assert last["max_stat"] < 0
+    assert last["p_FWE"] > 0.9
+    assert "q_2" not in set(result.qq["phenotype"])
+    saved = result.save(cohort.folder / "out")
+    assert (saved / "figures" / "qq.png").stat().st_size > 1000

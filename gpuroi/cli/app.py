@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["build_app", "main"]
 
 _HELP = "Regions of interest in brain images: found, tested and measured, on the GPU where there is one."
+_AGAIN_S = 0.05  # until an interrupt that was dropped comes again
 _EPILOGUE = (
     "--debug (or GPUROI_DEBUG=1) shows the traceback of an error. GPUROI_DEVICE sets the device, GPUROI_NUM_THREADS "
     "the threads of the CPU. Exit codes: 0 done, 2 usage, 65 bad data, 69 device unavailable, 70 internal error, "
@@ -106,11 +108,23 @@ def _terminated_as_interrupted() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def dropped(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):  # amid a finaliser, where Python drops what is raised
+            again.append(threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM)))
+            again[-1].start()
+        else:
+            hook(unraisable)
+
+    again: list[threading.Timer] = []
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
+        for timer in again:
+            timer.cancel()
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
 
 
 @contextmanager

@@ -45,8 +45,7 @@ def check(
     formula
         Columns, + - : * / ** ( ) 0 1, and C(x) center(x) scale(x) log(x) poly(x, k) bs(x, df=k).
     contrast
-        What is tested: age, 'a - b/2', 'name=group[T.patient]'; rows separated by ; or the name of a factor are an F
-        test. Once for each contrast.
+        Tested: age, 'a - b/2', 'name=group[T.patient]'; F test: 'a; b', or a factor. Give it once for each.
     mask
         Image, non-zero inside, on the grid of the maps.
     out

@@ -48,8 +48,7 @@ def clusters(
     out
         Folder to write: clusters.tsv, the clusters as a label image, sidecars, a report.
     two_sided
-        Keep |x| at or above the threshold, positive and negative clusters apart; one-sided keeps x at or above it (at
-        or below it, if it is negative).
+        Positive and negative clusters where |x| >= threshold; one-sided: x >= threshold (<=, if it is negative).
     min_size_mm3
         Smallest cluster listed, in mm3.
     connectivity

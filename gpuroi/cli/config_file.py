@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["options_from_file"]
 
 _EXPECTED = "give the file that an earlier run wrote to logs/"
+_LONE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # of bytes that are not UTF-8
 _LONG_KEY = re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){40}")
 
 
@@ -49,4 +50,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
+        if _LONE_SURROGATE.search(text):
+            raise DataError(
+                f"{path}: holds a name that is not UTF-8, which TOML does not have: {error}",
+                "rename that file, or take the line out and give it as an option",
+            ) from error
         raise DataError(f"{path}: is no TOML: {error}", _EXPECTED) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["asked_to_debug", "report"]
 
 _USAGE, _UNAVAILABLE, _INTERNAL, _INTERRUPTED = 2, 69, 70, 75
+_ARGUMENTS = "n_permutations|min_coverage|cluster_p|cluster_threshold|tfce_step|phenotype_maps"  # of screen
 _ISSUES = "https://github.com/gpuroi/gpuroi/issues"
 
 
@@ -76,19 +78,26 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     return code
 
 
+def _as_options(text: str) -> str:
+    """Write arguments of Python as the options that they are on the command line."""
+    text = re.sub(r'\b(errors|flips|method)="([a-z-]+)"', r"--\1 \2", text)
+    return re.sub(rf"(?<![-\w\"'])({_ARGUMENTS})(?= |$|,)", lambda name: f"--{name[0].replace('_', '-')}", text)
+
+
 def _explain(error: BaseException) -> tuple[str, str, int]:
     """Message, hint and exit code."""
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "interrupted; no half-written output is left", "", _INTERRUPTED
     if isinstance(error, GpuroiError):
-        return f"error: {error.message}", error.hint, error.exit_code
+        return f"error: {_as_options(error.message)}", _as_options(error.hint), error.exit_code
     if type(error).__module__.partition(".")[0] == "cyclopts":
         return f"error: {' '.join(str(error).split())}", "see gpuroi --help, or --help after the command", _USAGE
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):  # a thread begins with its stack
         said = " ".join(str(error).split())
         return (
             f"error: out of memory{f': {said}' if said else ''}",
-            "free some, work on the other device (--device cpu), or give fewer or smaller images",
+            "free some, give fewer or smaller images, or work on the other device (--device cpu); gpuroi screen keeps "
+            "within --memory-limit, and needs less with fewer threads (--n-jobs)",
             _UNAVAILABLE,
         )
     said = " ".join(f"{type(error).__name__}: {error}".split())

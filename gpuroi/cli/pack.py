@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 __all__ = ["pack"]
 
@@ -17,7 +19,7 @@ def pack(
     mask: Path | None = None,
     out: Path,
     dtype: DType | None = None,
-    smoothing: float | None = None,
+    smoothing: Annotated[float | None, Parameter(name=("--fwhm", "--smoothing"))] = None,
     append: bool = False,
     map_column: str = "map",
     map_template: str | None = None,
@@ -40,7 +42,7 @@ def pack(
     dtype
         Type of the values: float16, float32, float64, int8, uint8, int16, uint16; by default as stored.
     smoothing
-        Smooth each map first: full width at half maximum in mm.
+        Smooth the maps by this many mm.
     append
         Add the people who are not in the store yet.
     map_column

@@ -166,8 +166,7 @@ def regions(
     threshold
         A value, or a percentile such as 97%.
     two_sided
-        Keep |x| at or above the threshold, positive and negative regions apart; one-sided keeps x at or above it (at or
-        below it, if it is negative).
+        Positive and negative regions where |x| >= threshold; one-sided: x >= threshold (<=, if it is negative).
     min_size_mm3
         Smallest region kept, in mm3.
     connectivity

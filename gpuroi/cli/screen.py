@@ -93,8 +93,7 @@ def screen(
     formula
         Columns, + - : * / ** ( ) 0 1, and C(x) center(x) scale(x) log(x) poly(x, k) bs(x, df=k).
     contrast
-        What is tested: age, 'a - b/2', 'name=group[T.patient]'; rows separated by ; or the name of a factor are an F
-        test. Once for each contrast; without any, each term of the formula.
+        Tested: age, 'a - b/2', 'name=group[T.patient]'; F test: 'a; b', or a factor. Once for each; default: all terms.
     mask
         Image, non-zero inside, on the grid of the maps.
     out
@@ -219,7 +218,7 @@ def _plan(asked: dict[str, Any], how: dict[str, Any], out: Path, overwrite: bool
     """Check everything that the run would check before it computes, and say what it would take."""
     from gpuroi.cli.summary import show
     from gpuroi.workflows.output import check_output
-    from gpuroi.workflows.screen_facts import input_facts
+    from gpuroi.workflows.screen_facts import input_facts, input_warnings
     from gpuroi.workflows.screen_input import read_screen_input
     from gpuroi.workflows.screen_settings import ScreenSettings
     from gpuroi.workflows.screen_statistics import How
@@ -229,7 +228,8 @@ def _plan(asked: dict[str, Any], how: dict[str, Any], out: Path, overwrite: bool
     check_output(out, overwrite=overwrite)
     found = read_screen_input(settings, Stopwatch())
     here = {name: value for name, value in how.items() if name != "dask"}  # the plan is of one machine
-    show([*input_facts(found), *found.plan(How(**here), out=out, timed=True).facts])
+    warnings = (("warning", text) for text in input_warnings(found))
+    show([*input_facts(found), *found.plan(How(**here), out=out, timed=True).facts, *warnings])
 
 
 def _run(asked: dict[str, Any], how: dict[str, Any], out: Path, figures: bool, overwrite: bool) -> None:
@@ -264,16 +264,19 @@ def _run(asked: dict[str, Any], how: dict[str, Any], out: Path, figures: bool, o
 
 
 def _clusters(result: ScreenResult) -> pd.DataFrame:
-    """The clusters of all contrasts, those of the smallest corrected p first, as the terminal shows them."""
+    """The clusters of all contrasts as the terminal shows them: first those with p <= 0.05, contrast by contrast."""
     import numpy as np
     import pandas as pd
+
+    from gpuroi.workflows.screen_clusters import ALPHA
 
     tables = [one.clusters.assign(Contrast=one.name) for one in result.contrasts.values() if len(one.clusters)]
     if not tables:
         return pd.DataFrame()
     joined = pd.concat(tables, ignore_index=True)
     p = joined[[name for name in joined.columns if name.startswith("p_")]].min(axis=1)
-    order = np.lexsort((-joined["Peak Stat"].abs(), p))
+    place = joined["Contrast"].map({name: place for place, name in enumerate(result.contrasts)})
+    order = np.lexsort((-joined["Peak Stat"].abs(), p, place, p > ALPHA))
     shown = joined.iloc[order].drop(columns=["Sign", "Labels (%)"], errors="ignore").dropna(axis="columns", how="all")
     return shown[["Contrast", *shown.columns.drop("Contrast")]]
 

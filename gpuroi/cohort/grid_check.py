@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -175,8 +176,15 @@ def write_bad_inputs(path: str | os.PathLike[str], rows: Sequence[BadInput]) -> 
     return write_tsv(path, table.replace(r"\s+", " ", regex=True), overwrite=True)
 
 
-def in_threads(work: Callable[[int], T], n: int, threads: int) -> list[T]:
-    """Return `[work(0), ..., work(n - 1)]`; after an error, or Ctrl-C, nothing more is begun."""
+def in_threads(
+    work: Callable[[int], T], n: int, threads: int, progress: Callable[[int, int], None] | None = None
+) -> list[T]:
+    """Return `[work(0), ..., work(n - 1)]`; after an error, or Ctrl-C, nothing more is begun.
+
+    `progress` is told how many are done, and of how many, one call at a time.
+    """
+    if progress is not None:
+        work = _counted(work, n, progress)
     if min(threads, n) <= 1:
         return [work(i) for i in range(n)]
     pool = ThreadPoolExecutor(min(threads, n), thread_name_prefix="gpuroi-maps")
@@ -184,6 +192,21 @@ def in_threads(work: Callable[[int], T], n: int, threads: int) -> list[T]:
         return list(pool.map(work, range(n)))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _counted(work: Callable[[int], T], n: int, progress: Callable[[int, int], None]) -> Callable[[int], T]:
+    lock, done = threading.Lock(), 0
+    progress(0, n)
+
+    def counted(i: int) -> T:
+        nonlocal done
+        result = work(i)
+        with lock:
+            done += 1
+            progress(done, n)
+        return result
+
+    return counted
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from gpuroi.inference.columns import StoredColumns
 from gpuroi.inference.projection import block_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import DTypeLike, NDArray
 
     from gpuroi.domains import VoxelGrid
@@ -86,6 +88,7 @@ def read_maps(
     threads: int | None = None,
     memory_limit: int | str | None = None,
     scratch: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CohortMaps:
     """Read the maps of all participants into one matrix, in parallel and one volume a thread at a time.
 
@@ -114,6 +117,8 @@ def read_maps(
         scratch file.
     scratch : path, optional
         Folder for that file; default the system's temporary folder. The file goes when the matrix does.
+    progress : callable, optional
+        Called with the number of maps read and of all maps, from any thread.
 
     Returns
     -------
@@ -149,7 +154,7 @@ def read_maps(
     reader = MapReader(participants, mask, smoothing_fwhm_mm=smoothing_fwhm_mm, dtype=dtype, threads=threads)
     stored = np.promote_types(reader.dtype, how.dtype(reader.dtype))
     matrix = _room(reader, stored, bytes_allowed(memory_limit), scratch)
-    counts = _fill(reader, matrix, how)
+    counts = _fill(reader, matrix, how, progress)
     data, coverage = apply_missing(matrix, how, counts=counts)
     return CohortMaps(
         ids=list(participants.ids),
@@ -258,7 +263,12 @@ class MapReader:
         return beside + n_rows * self.grid.n_elements * self.dtype.itemsize
 
     def read(
-        self, start: int, out: NDArray[Any], *, how: MissingData | None = None
+        self,
+        start: int,
+        out: NDArray[Any],
+        *,
+        how: MissingData | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Read maps start, start + 1, ... into the rows of `out`.
 
@@ -268,6 +278,8 @@ class MapReader:
         out : array, shape (r, v)
         how : MissingData, optional
             What counts as missing; default NaN and infinity.
+        progress : callable, optional
+            Called with the number of maps up to the last one read, and of all maps, from any thread.
 
         Returns
         -------
@@ -294,7 +306,8 @@ class MapReader:
                 return BadInput(self.ids[start + i], image.name, found, "a whole file")
             return np.flatnonzero(~is_present(out[i], zero_is_missing=how.zero_is_missing))
 
-        results = in_threads(read_row, len(out), self.threads)
+        told = None if progress is None else lambda done, _: progress(start + done, len(self.images))
+        results = in_threads(read_row, len(out), self.threads, told)
         refuse([result for result in results if isinstance(result, BadInput)], len(self.images))
         for i, missing in enumerate(results):
             if not isinstance(missing, BadInput) and missing.size:
@@ -399,18 +412,21 @@ def _room(
 
 
 def _fill(
-    reader: MapReader, matrix: NDArray[Any] | _ScratchMatrix, how: MissingData
+    reader: MapReader,
+    matrix: NDArray[Any] | _ScratchMatrix,
+    how: MissingData,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Read all maps into the matrix; return the maps that have each voxel, and the voxels that each map lacks."""
     n, v = reader.shape
     if isinstance(matrix, np.ndarray):
-        lacking, per_map = reader.read(0, matrix, how=how)
+        lacking, per_map = reader.read(0, matrix, how=how, progress=progress)
         return n - lacking, per_map
     rows = np.empty((min(n, max(1, _BATCH_BYTES // (v * matrix.dtype.itemsize))), v), matrix.dtype)
     lacking, per_map = np.zeros(v, np.int64), np.zeros(n, np.int64)
     for start in range(0, n, len(rows)):
         part = rows[: n - start]
-        some, per_map[start : start + len(part)] = reader.read(start, part, how=how)
+        some, per_map[start : start + len(part)] = reader.read(start, part, how=how, progress=progress)
         lacking += some
         matrix.write_rows(start, part)
     return n - lacking, per_map

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuroi.backends.memory import parse_bytes
-from gpuroi.cohort.grid_check import HasMaps, in_threads, read_grid
+from gpuroi.cohort.file_hashes import hash_files, unchanged_files
+from gpuroi.cohort.grid_check import HasMaps, read_grid
 from gpuroi.cohort.maps import MapReader
 from gpuroi.cohort.store import FORMAT, MapStore, attributes_checksum, open_store
 from gpuroi.cohort.store_files import (
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from gpuroi.domains import VoxelGrid
 
-__all__ = ["BandWriter", "PackedBand", "append_maps", "hash_files", "pack_maps", "packing_peak_bytes"]
+__all__ = ["BandWriter", "PackedBand", "append_maps", "pack_maps", "packing_peak_bytes"]
 
 _log = logging.getLogger("gpuroi")
 _DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "uint16")
@@ -256,9 +257,10 @@ class BandWriter:
         people = _People(self.ids[band], self.maps[band])
         reader = MapReader(people, self.grid, smoothing_fwhm_mm=self.smoothing_fwhm_mm, dtype=self.dtype)
         rows = np.empty(reader.shape, reader.dtype)
-        missing = reader.read(0, rows)[1].tolist()
+        with unchanged_files(people.maps):
+            missing = reader.read(0, rows)[1].tolist()
+            hashes = hash_files(people.maps, reader.threads)
         _write_shards(zarr.open_group(self.folder, mode="r+")["maps"], rows, band.start, self.folder)
-        hashes = hash_files(people.maps, reader.threads)
         return PackedBand(hashes, missing, reader.largest_relative_error, reader.n_underflows)
 
 
@@ -292,8 +294,10 @@ def _write_bands(
         if old is not None and held:
             old.rows(band.start, before, out=rows[:held])
         first = band.start + held - before
-        missing += reader.read(first, rows[held:])[1].tolist()
-        sha256 += hash_files([Path(image.name) for image in reader.images[first : band.stop - before]], reader.threads)
+        maps = [Path(image.name) for image in reader.images[first : band.stop - before]]
+        with unchanged_files(maps):
+            missing += reader.read(first, rows[held:])[1].tolist()
+            sha256 += hash_files(maps, reader.threads)
         _write_shards(array, rows, band.start, folder)
     return sha256, missing
 
@@ -455,23 +459,3 @@ def _say_rounding(reader: MapReader) -> None:
     if reader.largest_relative_error:
         lost = f"; {reader.n_underflows:,} values are too small for it" if reader.n_underflows else ""
         _log.info("%s rounds: largest relative error %.2g%s", reader.dtype, reader.largest_relative_error, lost)
-
-
-def hash_files(paths: list[Path], threads: int) -> list[str]:
-    """Return the SHA-256 of each file, read by several threads; of a pair (.hdr, .img) that of both."""
-    return in_threads(lambda i: _sha256(paths[i]), len(paths), threads)
-
-
-def _sha256(path: Path) -> str:
-    """Hash a file; of a pair (.hdr, .img) the one that is named, then the other."""
-    other = {".hdr": ".img", ".img": ".hdr"}.get(path.suffix)
-    digest = hashlib.sha256()
-    for part in (path, path.with_suffix(other)) if other else (path,):
-        try:
-            with part.expanduser().open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            if part == path:
-                raise DataError(f"{path}: cannot be read: {error.strerror}", "check the path") from error
-    return digest.hexdigest()

@@ -286,7 +286,7 @@ def read_cells(path: Path, *, id_column: str | None) -> pd.DataFrame:
         raise DataError(
             f'{path}: no column "{id_column}"; found {listed(header)}',
             f"columns are separated by {'commas in .csv' if _separator(path) == ',' else 'tabs'}; "
-            "name the column of the ids if it is another one",
+            "name the column of the ids if it is another one: --id-column (id_column in Python)",
         )
     if len(rows) == 1:
         raise DataError(f"{path}: a header and no rows", "give one row for each participant")
@@ -335,7 +335,8 @@ def _map_paths(
         where = "" if template is None else " of the path template"
         raise DataError(
             f"{table}: no column {' and '.join(_quoted(absent))}{where}; found {listed(list(cells.columns))}",
-            "name the column that holds the maps, or give a path template such as 'maps/{participant_id}.nii.gz'",
+            "name the column that holds the maps (--map-column), or give a path template, such as --map-template "
+            "'maps/{participant_id}.nii.gz'",
         )
     bad = [
         BadInput(str(who), str(table), f'no value in the column "{name}"', "a path" if template is None else "a value")

@@ -76,9 +76,12 @@ class StoredColumns:
         except FileExistsError:
             raise UsageError(f"{self.path}: there is a file already", "give a folder of its own") from None
         except OSError as error:
-            raise OutputError(f"{self.path}: {error.strerror}", "give a folder that can be written") from error
+            raise self._cannot_write(error, "give a folder that can be written") from error
         self._close = weakref.finalize(self, os.close, self._file)
-        os.ftruncate(self._file, shape[0] * shape[1] * self.dtype.itemsize)  # zeros, which take no room yet
+        try:
+            os.ftruncate(self._file, shape[0] * shape[1] * self.dtype.itemsize)  # zeros, which take no room yet
+        except OSError as error:  # more than the file system, or this user, may have in one file
+            raise self._cannot_write(error, "make room, or give another folder") from error
 
     def columns(self, start: int, stop: int) -> NDArray[Any]:
         """Return columns start..stop, (n, stop - start), in memory of their own."""
@@ -155,4 +158,7 @@ class StoredColumns:
             while done < len(view):
                 done += os.pwrite(self._file, view[done:], offset + done)
         except OSError as error:
-            raise OutputError(f"{self.path}: {error.strerror}", "make room, or give another folder") from error
+            raise self._cannot_write(error, "make room, or give another folder") from error
+
+    def _cannot_write(self, error: OSError, hint: str) -> OutputError:
+        return OutputError(f"{self.path}: cannot be written: {error.strerror}", hint)

@@ -48,7 +48,8 @@ def run_until_settled(
         )
     xp, n = test.backend.xp, test.n
     active = xp.arange(test.e.shape[1])
-    source, least, some_rows = test.source, test.least, _in_random_order(test, seed)
+    source = dataclasses.replace(test.source, batch=BATCH)  # few at a time: who is done leaves the next product
+    least, some_rows = test.least, _in_random_order(test, seed)
     counts = xp.zeros(len(active), dtype=np.int64)
     p, run = np.ones(len(active)), np.full(len(active), n, np.int64)
     for start in range(0, n, BATCH):

@@ -184,7 +184,7 @@ class ResultOf:
 
     @property
     def _described(self) -> dict[str, Any]:
-        return {**self.settings, **self.plan.describe(), "n_distinct": self.arrangements.n_distinct}
+        return {**self.settings, **self.plan.describe(), "n_distinct": self.arrangements.describe()["n_distinct"]}
 
     @cached_property
     def _on_domain(self) -> DomainMaps:

@@ -20,6 +20,7 @@ from gpuroi.inference.projection import (
     Projection,
     Rearranged,
     Source,
+    batch_of,
     block_of,
     for_each_block,
     product_block,
@@ -82,19 +83,18 @@ class PermutationRun:
         self.scratch, self.method, self.variance_groups = scratch, method, variance_groups
         self.e, self.kept, self.along, length = residuals(backend, data, part, dtype, scratch=scratch)
         self.df: Any = float(part.df)
-        self.batch = BATCH
+        self.batch = batch_of(backend.name, needs_maps=plan.needs_maps) if variance_groups is None else BATCH
         self.statistic: Array | None = None  # v or G, where `compared` is its z
         if variance_groups is None:
             block = product_block(backend, self.e)
             projection = Projection.of(part, method, flips=flips)
             e = self.e if method != "ter-braak" else self._full_model_residuals(data)
-            self.source: Source = Rearranged(backend, e, projection, BATCH, block)
+            self.source: Source = Rearranged(backend, e, projection, self.batch, block)
             self.compared = self._plain_statistic(length)
             plain = Rearranged(backend, self.e, Projection.of(part, "freedman-lane", flips=flips), BATCH, block)
             self.mapped = self._first_row(plain) if plan.needs_maps else self.compared
             if isinstance(arrangements, SignFlipGroup) and method != "draper-stoneman":
-                if backend.name == "cpu" and not plan.needs_maps:
-                    self.batch = _GROUP_BATCH
+                self.batch = BATCH if plan.needs_maps or backend.name != "cpu" else _GROUP_BATCH
                 self.source = GroupFlips(backend, e, projection, self.batch, block, arrangements)
         else:
             self._leave_out_without_variance(variance_groups, method)

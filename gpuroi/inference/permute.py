@@ -82,7 +82,9 @@ def permutation_test(
     tfce : bool, default False
         Threshold-free cluster enhancement.
     tfce_step : "exact", float or "max/100"
-        The exact integral; or a sum with this step; or PALM's, relative to each map.
+        The exact integral; or a sum with this step; or PALM's, relative to each map. Steps want float64 data: where
+        rounding carries a voxel over the edge of a step, its p errs by that step, to the larger side. In float32 that
+        happens now and then; the exact integral has no edges.
     tfce_connectivity : {6, 18, 26}, optional
         Of a voxel grid, for TFCE alone; by default the domain's own.
     tfce_H, tfce_E : float, default 2 and 0.5

@@ -36,6 +36,7 @@ __all__ = [
     "Rearranged",
     "Source",
     "Spanned",
+    "batch_of",
     "block_of",
     "cached_width",
     "columns_of",
@@ -51,6 +52,7 @@ __all__ = [
 
 METHODS = ("freedman-lane", "draper-stoneman", "ter-braak")
 BATCH = 64  # rearrangements in one product: below 50 it is slow, above 100 the maps leave the cache
+_DEVICE_BATCH = 128  # on a device, which reads all residuals for each product
 _BLOCK = 2048  # elements in one product on the CPU, which one thread takes: it stays in the cache until it is counted
 _IN_CACHE = 1 << 17  # values at a time of a pass in several steps: 1 MB in float64; 8 MB took 3 times as long
 _MOST_VALUES = 1 << 23  # of the residuals in one product: 256 MB in float64
@@ -124,6 +126,17 @@ class Projection:
             return np.asarray(np.divide(clean, length, out=np.zeros_like(clean), where=length > 1e-9))
         basis, size, _ = np.linalg.svd(clean.transpose(0, 2, 1), full_matrices=False)  # (k, n, r), (k, r)
         return np.asarray((basis * (size > 1e-9)[:, None, :]).transpose(0, 2, 1))
+
+
+def batch_of(device: str, *, needs_maps: bool) -> int:
+    """Return the rearrangements in one product: more on a device, unless their maps are kept there.
+
+    Examples
+    --------
+    >>> batch_of("cpu", needs_maps=False), batch_of("cuda:0", needs_maps=False), batch_of("cuda:0", needs_maps=True)
+    (64, 128, 64)
+    """
+    return BATCH if device == "cpu" or needs_maps else _DEVICE_BATCH
 
 
 def block_of(n_subjects: int) -> int:
@@ -281,7 +294,7 @@ def residuals(
         (values,) = columns
         scaled = xp.empty(values.shape, dtype=dtype) if isinstance(e, StoredColumns) else e[:, part_of]
         for some in parts_of(values.shape[1], width):
-            rest = values[:, some].astype(np.float64)
+            rest = values[:, some].astype(np.float64, order="C")  # sums are taken alike, however the data lie
             largest = xp.abs(rest).max(axis=0)
             rest -= basis @ (basis.T @ rest)
             rest -= basis @ (basis.T @ rest)  # twice: what the first left of a large mean

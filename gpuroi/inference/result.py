@@ -105,7 +105,7 @@ class PermutationState:
     counts : int64 array, shape (v,)
         Of these, how many reach the observed statistic.
     null : dict of str to float64 array, shape (n_permutations,)
-        Filled up to `done`.
+        NaN where nothing has been counted: devices and workers do not finish in order.
     key : str
         Digest of data, design and settings: a state goes on only with what it began with.
     """

@@ -9,6 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,7 @@ class PermutationShares:
         folder: tempfile.TemporaryDirectory[str] | None,
     ) -> None:
         self.n, self.batch = run.arrangements.n, run.batch
-        self._run, self._settings = run, settings
-        self._counters = [run.counter, *(run.counter.on(backend) for backend in backends[1:])]
+        self._run, self._settings, self._backends = run, settings, backends
         self.observed: Observed = run.observed()
         self._tally = PermutationTally(self.n, self.observed.compared.size, run.plan.null_names)
         self.close: Callable[[], Any] = weakref.finalize(self, _clean, folder)
@@ -146,6 +146,12 @@ class PermutationShares:
         """Rearrangements that are merged."""
         return self._tally.done
 
+    @cached_property
+    def _counters(self) -> list[ShareCounter]:
+        """One for each device, made when they are to count together: all but the first get a copy of the residuals."""
+        first = self._run.counter
+        return [first, *(first.on(backend) for backend in self._backends[1:])]
+
     @property
     def key(self) -> str:
         """Digest of data, design and settings; the residuals are read once when it is first asked for."""
@@ -153,7 +159,7 @@ class PermutationShares:
 
     def count(self, start: int, stop: int) -> PermutationShare:
         """Return what rearrangements start..stop give; they are not merged. Threads may count at the same time."""
-        return self._counters[0].count(start, stop)
+        return self._run.counter.count(start, stop)
 
     def merge(self, shares: Iterable[PermutationShare]) -> None:
         """Count shares in, in any order.
@@ -227,7 +233,7 @@ class PermutationShares:
         """Rearrangements of a share: on devices several batches, but enough shares for all of them."""
         if self._run.backend.name == "cpu":
             return self.batch
-        each = self.n // (4 * self.batch * len(self._counters))
+        each = self.n // (4 * self.batch * len(self._backends))
         return self.batch * max(1, min(_BATCHES_ON_DEVICE, each))
 
 

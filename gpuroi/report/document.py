@@ -167,14 +167,14 @@ def facts(items: Iterable[tuple[str, Any]]) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with one digit after the point from 100 on, two below, three that count below 0.1.
+    """Return a number with one digit after the point from 100 on, two below, three that count below 1.
 
     Examples
     --------
-    >>> number(1234.56), number(2.5), number(-0.00123), number(0.0)
-    ('1234.6', '2.5', '-0.00123', '0')
+    >>> number(1234.56), number(2.5), number(0.9984), number(-0.00123), number(0.0)
+    ('1234.6', '2.5', '0.998', '-0.00123', '0')
     """
-    if abs(value) < 0.1:
+    if abs(value) < 1:
         return f"{value:.3g}"
     text = f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
     return text.rstrip("0").rstrip(".")
@@ -185,10 +185,10 @@ def count(n: int, noun: str) -> str:
 
     Examples
     --------
-    >>> count(1, "region"), count(0, "region")
-    ('1 region', '0 regions')
+    >>> count(1, "region"), count(36162, "voxel")
+    ('1 region', '36,162 voxels')
     """
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 @cache

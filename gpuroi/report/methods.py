@@ -71,15 +71,16 @@ class Methods:
         counts, settings = self.record["counts"], self.settings
         said = [f"Maps of {counts['participants']} participants were analysed"]
         if counts["excluded"]:
-            said[0] += f"; {counts['excluded']} more were excluded because a covariate was missing (excluded.tsv)"
+            were = "was" if counts["excluded"] == 1 else "were"
+            said[0] += f"; {counts['excluded']} more {were} excluded because a covariate was missing (excluded.tsv)"
         if settings["fwhm"]:
             said.append(
                 f"They were smoothed with a Gaussian kernel of {settings['fwhm']:g} mm full width at half maximum"
             )
         where = "the mask" if settings["mask"] or settings["data"] else "the whole image"
         said.append(
-            f"Of {counts['voxels_searched']} voxels of {where}, {counts['voxels_analysed']} were analysed: those that "
-            f"at least {settings['min_coverage']:.0%} of the maps have; {_MISSING[settings['missing_data']]}"
+            f"Of {counts['voxels_searched']:,} voxels of {where}, {counts['voxels_analysed']:,} were analysed: those "
+            f"that at least {settings['min_coverage']:.0%} of the maps have; {_MISSING[settings['missing_data']]}"
         )
         said.append(f"In detail: {self.coverage['Coverage']}")
         return sentences(said)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["save_overview_picture", "save_phenotype_qq_picture"]
 
 _NAMED = 8  # phenotypes with their names
+_ROOM = 90  # letters that stand side by side below the points
 _LINES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")  # told apart with any colour vision
 _ALL, _OWN = HIGHLIGHTS
 
@@ -60,8 +61,12 @@ def save_overview_picture(saved: SavedPhenotypes, path: Path) -> Path:
         ax.set_ylim(low, high + 0.12 * (high - low))
         ax.set_xlim(0.2, len(sizes) + 0.8)
         ax.set_xlabel("phenotypes, in the order of the table")
+        names = [_short(str(name)) for name in saved.table["phenotype"]]
+        if len(names) * max(map(len, names)) <= _ROOM:
+            ax.set_xticks(places, names)
+        else:
+            ax.locator_params(axis="x", integer=True)
         ax.set_ylabel("largest |t|" if saved.two_sided else "largest t")
-        ax.locator_params(axis="x", integer=True)
         ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, borderaxespad=0.2)
 
     path.write_bytes(render_png(draw, 9.0, 3.8))
@@ -90,10 +95,9 @@ def save_phenotype_qq_picture(saved: SavedPhenotypes, path: Path) -> Path:
     # Of several steps that no voxel lies between, the last: otherwise a line would end in a vertical stroke.
     steps = saved.qq.drop_duplicates(["phenotype", "voxels_reaching"], keep="last")
     lines = {str(name): rows for name, rows in steps.groupby("phenotype", sort=False)}
-    order = np.argsort(-saved.sizes, kind="stable")[: len(_LINES)]
-    first = [str(name) for name in saved.table["phenotype"].iloc[order]]
-    end = float(saved.qq["log10p_expected"].max()) * 1.04 + 0.05
-    top = float(saved.qq["log10p"].max()) * 1.04 + 0.05
+    names = [str(name) for name in saved.table["phenotype"].iloc[np.argsort(-saved.sizes, kind="stable")]]
+    first = [name for name in names if name in lines][: len(_LINES)]  # one-sided, t may be below 0 in every voxel
+    end, top = (float(saved.qq[name].max()) * 1.04 + 0.05 if lines else 1.0 for name in ("log10p_expected", "log10p"))
 
     def draw(figure: Any) -> None:
         ax = figure.add_axes((0.12, 0.14, 0.84, 0.8))
@@ -110,6 +114,8 @@ def save_phenotype_qq_picture(saved: SavedPhenotypes, path: Path) -> Path:
         ax.set_ylim(0, max(end, top))
         ax.set_xlabel("-log10 p expected")
         ax.set_ylabel("-log10 p observed, uncorrected")
+        if not lines:
+            ax.text(0.5, 0.5, "t is below 0 in every voxel", transform=ax.transAxes, ha="center", fontsize=8)
         ax.legend(fontsize=8, frameon=False, loc="upper left")
 
     path.write_bytes(render_png(draw, 5.2, 4.2))

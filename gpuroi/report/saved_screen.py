@@ -181,7 +181,7 @@ class SavedContrast:
 
     @cached_property
     def statistic(self) -> NDArray[np.float32]:
-        """Shape (X, Y, Z); NaN outside the mask. On the scale of the threshold: see `shown`."""
+        """Shape (X, Y, Z); 0 outside the mask, NaN where there is none. On the scale of the threshold: see `shown`."""
         return self._map(f"stat-{self.shown}_statmap.nii.gz")
 
     @property
@@ -272,6 +272,11 @@ class SavedContrast:
             return Cut(inside, least, f"{text}; the smallest {bars} among them is {least:.3g}")
         least = self.critical if name == "voxelFWE" and self.critical is not None else float(size.max(initial=0.0))
         return Cut(inside, least, f"{text}; {bars} would have to be above {least:.3g}" if name == "voxelFWE" else text)
+
+    def release(self) -> None:
+        """Let go of the maps; they are read again when they are asked for."""
+        for name in ("statistic", "p", "corrected", "labels", "cut"):
+            self.__dict__.pop(name, None)
 
     @property
     def critical(self) -> float | None:

@@ -73,6 +73,7 @@ def screen_pictures(folder: Path, figures: Path) -> list[Picture]:
         pictures += _brains(screen, contrast, figures)
         pictures += _distributions(contrast, figures)
         pictures += _clusters(screen, contrast, figures)
+        contrast.release()
     return pictures
 
 

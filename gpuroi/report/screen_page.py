@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,7 +37,9 @@ _ROI_NOTE = (
     "Mean of the maps over each region of the atlas. t or F and p are those of the same design on these means: "
     "parametric, and not corrected for the number of regions."
 )
+_OF_VOXELS = {"voxelFWE": "familywise", "tfceFWE": "TFCE", "FDR": "false discovery rate"}  # corrections of voxels
 _MOST_EXCLUDED = 200  # in the page
+_MOST_LEVELS = 12  # of a factor
 _MOST_ROIS = 500
 _MOST_LISTED = 200  # clusters of a contrast
 _MOST_PEAKS = 30  # in the viewer
@@ -71,13 +74,19 @@ def screen_page(folder: str | Path, pictures: Sequence[Picture] | None = None) -
             return screen_page(folder, screen_pictures(Path(folder), figures))
     screen = SavedScreen.read(folder)
     drawn = {picture.path.name: picture for picture in pictures}
+    findings, sections, layers = [], [], []
+    for contrast in screen.contrasts:  # one after the other: the maps of all at once are more than the test took
+        findings.append(_finding(contrast))
+        sections.append((f"Contrast {contrast.name}", _contrast(contrast, findings[-1], drawn)))
+        layers.append(_layer(contrast))
+        contrast.release()
     return document(
         f"Screening of {count(len(screen.people), 'person')}".replace("persons", "people"),
         [
-            ("What was asked and found", _asked(screen) + _found(screen) + screen_warnings(screen)),
+            ("What was asked and found", _asked(screen) + bullets(findings) + screen_warnings(screen)),
             *cohort_sections(screen, drawn),
-            *[(f"Contrast {contrast.name}", _contrast(contrast, drawn)) for contrast in screen.contrasts],
-            ("Slice viewer", _viewer(screen)),
+            *sections,
+            ("Slice viewer", _viewer(screen, layers)),
             ("Regions of the atlas", _rois(screen)),
             ("Methods", markdown(methods_text(folder))),
             *records(SavedRecord(screen.provenance)),
@@ -112,15 +121,11 @@ def _asked(screen: SavedScreen) -> str:
     return paragraph(text, "lead")
 
 
-def _found(screen: SavedScreen) -> str:
-    return bullets(_finding(contrast) for contrast in screen.contrasts)
-
-
 def _finding(contrast: SavedContrast) -> str:
     """What came out of one contrast, in a sentence or two."""
     rows, sure = contrast.clusters, contrast.significant
     if not len(rows):
-        return f"{contrast.name}: no cluster. Nothing is shown where {contrast.cut.text}."
+        return _nothing(contrast)
     peak = rows.iloc[int(np.abs(rows["Peak Stat"]).to_numpy().argmax())]
     where = f"{peak['X']:.0f}, {peak['Y']:.0f}, {peak['Z']:.0f} mm"
     where += f" ({peak['Peak Label']})" if isinstance(peak.get("Peak Label"), str) else ""
@@ -129,17 +134,31 @@ def _finding(contrast: SavedContrast) -> str:
     if contrast.signed and sure:
         signs = rows.loc[rows["Cluster ID"].isin(sure), "Sign"]
         text += f": {int((signs > 0).sum())} positive, {int((signs < 0).sum())} negative"
-    text += f". The largest {contrast.shown} is {number(float(peak['Peak Stat']))} at {where}"
+    text += f". The largest {contrast.kind} is {number(float(peak['Peak Stat']))} at {where}"
     p = peak.get("p_peak_FWE")
     text += f", familywise p = {number(float(p))}." if p is not None and np.isfinite(p) else "."
     return f"{text} Voxels with a corrected p of {ALPHA:g} or less: {_voxels(contrast)}."
 
 
+def _nothing(contrast: SavedContrast) -> str:
+    """What is to be said of a contrast that nothing passed: how far away it was."""
+    values = contrast.statistic[contrast.mask]
+    size = np.abs(values) if contrast.two_sided else values
+    text = f"{contrast.name}: no cluster. Nothing passes the threshold ({contrast.cut.text})."
+    if np.isfinite(size).any():
+        name = f"|{contrast.shown}|" if contrast.two_sided else contrast.shown
+        text += f" The largest {name} is {number(float(np.nanmax(size)))}."
+    least = {
+        name: 10 ** -float(np.nanmax(logp[contrast.mask], initial=0.0)) for name, logp in contrast.corrected.items()
+    }
+    said = ", ".join(f"{number(least[name])} ({text})" for name, text in _OF_VOXELS.items() if name in least)
+    return f"{text} Smallest corrected p of a voxel: {said}." if said else text
+
+
 def _voxels(contrast: SavedContrast) -> str:
     """How many voxels pass each correction of voxels."""
     numbers = {name: int((contrast.corrected[name] >= LOGP_OF_ALPHA).sum()) for name in contrast.corrected}
-    texts = {"voxelFWE": "familywise", "tfceFWE": "TFCE", "FDR": "false discovery rate"}
-    said = ", ".join(f"{numbers[name]} ({text})" for name, text in texts.items() if name in numbers)
+    said = ", ".join(f"{numbers[name]} ({text})" for name, text in _OF_VOXELS.items() if name in numbers)
     if numbers.get("voxelFWE") and not numbers.get("FDR", 1):  # its p are counts of permutations, the least 1 / n
         said += f"; {contrast.n_permutations} permutations are too few for the false discovery rate of so many voxels"
     return said
@@ -155,7 +174,7 @@ def screen_warnings(screen: SavedScreen) -> str:
 def _people(screen: SavedScreen) -> str:
     n, left_out = len(screen.people), screen.excluded
     if not len(left_out):
-        return paragraph(f"All {n} people of the table were analysed.")
+        return paragraph(f"All {n} people of the table were analysed.") + facts(_makeup(screen))
     text = f"{n} people were analysed, {len(left_out)} of {n + len(left_out)} were not:"
     reasons = left_out["reason"].value_counts()
     shown = left_out.head(_MOST_EXCLUDED)
@@ -166,7 +185,29 @@ def _people(screen: SavedScreen) -> str:
         + bullets(f"{reason}: {n_of}" for reason, n_of in reasons.items())
         + table(shown, "excluded")
         + more
+        + subheading("Who was analysed")
+        + facts(_makeup(screen))
     )
+
+
+def _makeup(screen: SavedScreen) -> list[tuple[str, str]]:
+    """The columns that the formula names, among those who were analysed: how many of each kind, or mean and range."""
+    import pandas as pd
+
+    formula, said = screen.about_design["Formula"] or "", []
+    for name in screen.people.columns:
+        word = rf"(?<![\w.]){re.escape(name)}(?![\w.])"
+        if name in ("participant_id", "map") or not re.search(word, formula):
+            continue
+        values = screen.people[name]
+        if pd.api.types.is_numeric_dtype(values) and not re.search(rf"C\(\s*{re.escape(name)}\b", formula):
+            spread = f"mean {number(values.mean())}, standard deviation {number(values.std())}"
+            said.append((name, f"{spread}, from {number(values.min())} to {number(values.max())}"))
+            continue
+        sizes = values.astype(str).value_counts().sort_index()
+        shown = ", ".join(f"{level}: {n}" for level, n in sizes.head(_MOST_LEVELS).items())
+        said.append((name, f"{shown}, and {len(sizes) - _MOST_LEVELS} more" if len(sizes) > _MOST_LEVELS else shown))
+    return said
 
 
 def _design_facts(screen: SavedScreen, formula: str) -> list[tuple[str, Any]]:
@@ -177,7 +218,7 @@ def _design_facts(screen: SavedScreen, formula: str) -> list[tuple[str, Any]]:
         ("rank", f"{about['Rank']} of {len(about['Columns'])} columns"),
         ("degrees of freedom", about["DegreesOfFreedom"]),
         ("condition number", number(float(about["Condition"]))),
-        ("exchangeability blocks", about.get("Blocks")),
+        ("blocks", about.get("Blocks")),
         ("warnings", "; ".join(map(str, about.get("Warnings", []))) or None),
     ]
 
@@ -185,7 +226,7 @@ def _design_facts(screen: SavedScreen, formula: str) -> list[tuple[str, Any]]:
 def _coverage(screen: SavedScreen) -> str:
     n, inside = len(screen.people), screen.coverage[screen.mask]
     searched = int((screen.coverage > 0).sum())
-    text = f"{count(int(screen.mask.sum()), 'voxel')} were analysed, of {searched} that some map has."
+    text = f"{count(int(screen.mask.sum()), 'voxel')} were analysed, of {searched:,} that some map has."
     if inside.size and inside.min() < n:
         short = int((inside < n).sum())
         text += (
@@ -196,14 +237,14 @@ def _coverage(screen: SavedScreen) -> str:
     return paragraph(text)
 
 
-def _contrast(contrast: SavedContrast, drawn: dict[str, Picture]) -> str:
+def _contrast(contrast: SavedContrast, finding: str, drawn: dict[str, Picture]) -> str:
     stem = f"contrast-{contrast.label}_"
     mine = {name.removeprefix(stem).split(".")[0]: one for name, one in drawn.items() if name.startswith(stem)}
     brains = [mine[name] for name in ("glass", "mosaic") if name in mine]
     spread = [one for name, one in mine.items() if name.startswith(("null-", "qq"))]
     plots = [one for name, one in mine.items() if name.startswith("cluster-")]
     rows = contrast.clusters.drop(columns=[name for name in contrast.clusters if contrast.clusters[name].isna().all()])
-    html = paragraph(_tested(contrast)) + paragraph(_finding(contrast))
+    html = paragraph(_tested(contrast)) + paragraph(finding)
     html += picture_html(brains) or paragraph(NO_PICTURES)
     if len(rows):
         html += subheading("Clusters") + table(_tidy(rows.head(_MOST_LISTED)), f"clusters of {contrast.name}")
@@ -237,27 +278,31 @@ def _degrees(df: Any) -> str:
 
 
 def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
-    """Whole numbers without a point; mm to one digit; p as they are."""
-    whole = [name for name in ("Cluster ID", "Voxels", "Sign") if name in rows]
+    """Where and how large first, then p; whole numbers without a point, mm to one digit. Peak Stat has the sign."""
+    first = ("Cluster ID", "Peak Label", "X", "Y", "Z", "Peak Stat", "Voxels")
+    last = ("Cluster Size (mm3)", "Mass", "Labels (%)")
+    between = [name for name in rows if name not in (*first, *last, "Sign")]
+    rows = rows[[name for name in (*first, *between, *last) if name in rows]]
+    whole = [name for name in ("Cluster ID", "Voxels") if name in rows]
     rounded = {name: rows[name].round(1) for name in ("X", "Y", "Z", "Cluster Size (mm3)") if name in rows}
     return rows.assign(**{name: rows[name].astype("int64") for name in whole}, **rounded)
 
 
-def _viewer(screen: SavedScreen) -> str:
-    layers = [
-        Layer(
-            f"{contrast.name}: {contrast.shown}",
-            contrast.statistic,
-            contrast.shown,
-            contrast.cut.value,
-            contrast.signed,
-            {
-                f"cluster {row['Cluster ID']:.0f}": (row["X"], row["Y"], row["Z"])
-                for _, row in contrast.clusters.head(_MOST_PEAKS).iterrows()
-            },
-        )
-        for contrast in screen.contrasts
-    ]
+def _layer(contrast: SavedContrast) -> Layer:
+    return Layer(
+        f"{contrast.name}: {contrast.shown}",
+        contrast.statistic,
+        contrast.shown,
+        contrast.cut.value,
+        contrast.signed,
+        {
+            f"cluster {row['Cluster ID']:.0f}": (row["X"], row["Y"], row["Z"])
+            for _, row in contrast.clusters.head(_MOST_PEAKS).iterrows()
+        },
+    )
+
+
+def _viewer(screen: SavedScreen, layers: list[Layer]) -> str:
     text = "All values of each map; a slider sets from where on they are shown. What it shows is not corrected."
     return paragraph(text) + slice_viewer(layers, screen.anatomy[0], screen.affine) if layers else ""
 

@@ -82,13 +82,16 @@ def slice_viewer(
     """
     grid = orient(background.shape, affine)
     grey = finite(grid.turn(background))
-    maps = [finite(grid.turn(layer.values)) for layer in layers]
-    tops = [float(np.abs(values).max(initial=0.0)) or 1.0 for values in maps]
-    window = _window(visible(grey) | np.any([values != 0 for values in maps], axis=0))
+    maps = [grid.turn(layer.values) for layer in layers]
+    inside, tops = visible(grey), []
+    for values in map(finite, maps):  # in float64 one at a time
+        inside |= values != 0
+        tops.append(float(np.abs(values).max(initial=0.0)) or 1.0)
+    window = _window(inside)
     step = 1
     while True:
         part = tuple(slice(one.start, one.stop, step) for one in window)
-        packed = [_packed_values(values[part], largest) for values, largest in zip(maps, tops, strict=True)]
+        packed = [_packed_values(finite(values[part]), largest) for values, largest in zip(maps, tops, strict=True)]
         shade = _packed(_shades(grey[part], grey_limits(grey)))
         if step >= 8 or sum(map(len, packed)) + len(shade) <= most_bytes:
             break

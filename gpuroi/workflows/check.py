@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuroi._card import Card, HasCard
 from gpuroi.errors import UsageError
-from gpuroi.workflows.check_facts import cohort_facts
+from gpuroi.workflows.check_facts import NO_MASK, cohort_facts
 from gpuroi.workflows.cohort_input import CohortSource, design_table, read_cohort
 from gpuroi.workflows.provenance import dataset_description, describe_inputs, provenance
 from gpuroi.workflows.stopwatch import Stopwatch
@@ -221,13 +221,15 @@ def check(
     with watch("maps"):
         summary = _summary(used, grid) if look_at_maps and grid is not None else None
     description, warnings = _describe(made, used, summary, min_coverage)
+    if grid is not None and mask is None:
+        warnings.append(NO_MASK)
     settings = {
         "formula": formula,
-        "contrasts": list(contrasts),
+        "contrasts": list(source.contrasts),
         "mask": None if mask is None else str(mask),
-        "blocks": list(blocks),
+        "blocks": list(source.blocks),
         "missing": missing,
-        "join": [str(path) for path in join],
+        "join": [str(path) for path in source.join],
         "min_coverage": min_coverage,
     }
     inputs = describe_inputs(source.files)

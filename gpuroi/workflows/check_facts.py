@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from gpuroi.cohort.participants import Participants
     from gpuroi.domains import VoxelGrid
 
-__all__ = ["cohort_facts", "spaced"]
+__all__ = ["NO_MASK", "cohort_facts", "spaced"]
+
+NO_MASK = "no mask: every voxel of the images is tested, outside the brain too, which costs power; give --mask"
 
 _SHOWN = 5  # ids in a line
 
@@ -127,4 +129,4 @@ def _outlier_text(summary: CohortSummary) -> str:
 
 def spaced(n: int) -> str:
     """Return a number with its thousands apart."""
-    return f"{n:,}".replace(",", " ")
+    return f"{n:,}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 from gpuroi.errors import DataError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
     import pandas as pd
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from gpuroi.domains import VoxelGrid
     from gpuroi.workflows.stopwatch import Stopwatch
 
-__all__ = ["CohortInput", "CohortSource", "design_table", "list_bad_inputs", "read_cohort"]
+__all__ = ["CohortInput", "CohortSource", "design_table", "list_bad_inputs", "read_cohort", "several"]
+
+_GRID_WORDS = ("shape", "voxel size", "affine")  # what `expected` of a map on another grid begins with
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class CohortSource:
     grp: str | os.PathLike[str] | None = None
     data: str | os.PathLike[str] | None = None
     variance_groups: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("contrasts", "blocks", "join"):
+            object.__setattr__(self, name, several(getattr(self, name)))
 
     @property
     def files(self) -> list[Any]:
@@ -143,6 +149,17 @@ def read_cohort(source: CohortSource, watch: Stopwatch, *, hint: str) -> CohortI
     return CohortInput(people, used, design, grid, dtype, store)
 
 
+def several(given: Any) -> Any:
+    """Return what was given as a sequence: one name or path is a sequence of one, not of its letters.
+
+    Examples
+    --------
+    >>> several("age"), several(["age", "group"])
+    (('age',), ['age', 'group'])
+    """
+    return (given,) if isinstance(given, str | os.PathLike) else given
+
+
 def design_table(design: CohortDesign) -> pd.DataFrame:
     """Return the matrix with its names, ids first."""
     import pandas as pd
@@ -153,9 +170,14 @@ def design_table(design: CohortDesign) -> pd.DataFrame:
 
 
 def list_bad_inputs(out: str | os.PathLike[str], error: BadInputsError) -> None:
-    """Write all that is wrong as `bad_inputs.tsv` beside what was to be written, and say where in the error's hint."""
+    """Write all that is wrong as `bad_inputs.tsv` beside what was to be written, and say where in the error's hint.
+
+    A single problem stands in the message, and needs no table.
+    """
     from gpuroi.cohort.grid_check import write_bad_inputs
 
+    if len(error.bad_inputs) < 2:
+        return
     with suppress(OutputError):  # what is wrong with the input is said first
         written = write_bad_inputs(Path(out).expanduser().resolve().parent / "bad_inputs.tsv", error.bad_inputs)
         error.hint = f"{error.hint}\nall of them are listed in {written}".lstrip()
@@ -273,8 +295,17 @@ def _grid(people: Participants, source: CohortSource) -> tuple[VoxelGrid | None,
         found = error.message.removeprefix(f"{name}: ")
         return None, None, [BadInput("", name, found, "an image with voxels inside")]
     opened, bad = open_maps(there, grid) if there.maps else ([], [])
+    if source.mask is not None and _is_of_the_mask(bad, len(opened)):
+        expected = f"{bad[0].found}, which all {len(opened)} maps have"
+        return grid, None, [BadInput("", str(source.mask), bad[0].expected, expected)]
     images = [image for image in opened if image is not None]
     return grid, common_dtype(images) if images else None, bad
+
+
+def _is_of_the_mask(bad: list[BadInput], n_maps: int) -> bool:
+    """Whether all maps lie on one grid, and the mask on another: then it is the mask that is wrong."""
+    kinds = {(row.found, row.expected) for row in bad}
+    return n_maps > 1 and len(bad) == n_maps and len(kinds) == 1 and bad[0].expected.startswith(_GRID_WORDS)
 
 
 def _stored(used: Participants, source: CohortSource) -> tuple[MapStore, list[BadInput]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -129,7 +130,7 @@ def log_to_file(path: str | os.PathLike[str]) -> Iterator[None]:
     from pathlib import Path
 
     with as_output_error(Path(path)):
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     with log_to(handler):
         yield
@@ -148,6 +149,28 @@ def log_to(handler: logging.Handler) -> Iterator[None]:
         _log.setLevel(level)
         _log.removeHandler(handler)
         handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log on a disk that may fill up: what follows is not in it, which is said once, and the run goes on."""
+
+    _is_lost = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._is_lost:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._is_lost = True
+        _log.warning("%s: cannot be written any more: %s; the run goes on without", self.baseFilename, error.strerror)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written before cannot be now
+            super().close()
 
 
 def duration_in_words(seconds: float) -> str:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuroi._card import Card, HasCard
-from gpuroi.workflows.provenance import provenance_of
+from gpuroi._card import Card
+from gpuroi.workflows.cohort_result import CohortResult
 
 if TYPE_CHECKING:
     import os
 
     import pandas as pd
-    from numpy.typing import NDArray
 
     from gpuroi.cohort.design import CohortDesign
     from gpuroi.cohort.missing import Coverage
@@ -53,7 +52,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, eq=False)
-class PhenotypeScreenResult(HasCard):
+class PhenotypeScreenResult(CohortResult):
     """Many phenotypes of a cohort, screened.
 
     Attributes
@@ -104,21 +103,6 @@ class PhenotypeScreenResult(HasCard):
     like: Image | None = field(default=None, repr=False)
 
     roi_means = None  # contrasts alone have these
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The arguments, with the defaults filled in, as records have them."""
-        return self.options.as_json()
-
-    @property
-    def n_per_element(self) -> NDArray[np.int64]:
-        """Maps that have each voxel analysed; int64, shape (v,)."""
-        return self.coverage.n_per_element
-
-    @property
-    def affine(self) -> NDArray[np.float64]:
-        """Voxel indices to mm."""
-        return np.asarray(self.searched.affine)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -183,17 +167,6 @@ class PhenotypeScreenResult(HasCard):
 
         return pd.DataFrame(self.found.null, columns=self.found.table["phenotype"])
 
-    @property
-    def text(self) -> str:
-        """The facts and the warnings, one a line."""
-        width = max((len(name) for name, _ in self.facts), default=0)
-        lines = [f"{name:<{width}}  {value}" for name, value in self.facts]
-        return "\n".join([*lines, *(f"{'warning':<{width}}  {warning}" for warning in self.warnings)])
-
-    def volume(self, values: NDArray[Any], fill: float = np.nan) -> NDArray[Any]:
-        """Return values of the voxels analysed, (..., v), as volumes, (..., X, Y, Z), with `fill` elsewhere."""
-        return np.asarray(self.mask.to_volume(np.asarray(values), fill=fill))
-
     def save(
         self,
         folder: str | os.PathLike[str],
@@ -248,21 +221,9 @@ class PhenotypeScreenResult(HasCard):
             save_logs(self, staged, log)
         return Path(folder)
 
-    def report(self) -> str:
-        """Return the report: one HTML page that needs no network and no other file."""
-        from tempfile import TemporaryDirectory
-
-        with TemporaryDirectory() as room:
-            return (self.save(Path(room) / "saved") / "report.html").read_text(encoding="utf-8")
-
-    def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
-        """Return the record of this run, as `provenance.json` holds it."""
-        return provenance_of(self, "screen", [*self.warnings, *(notes or [])])
-
     def _card(self) -> Card:
-        facts = [*self.facts, *(("warning", warning) for warning in self.warnings)]
         strongest = self.table.sort_values("max_stat", key=abs, ascending=False, kind="stable")
-        return Card("Screening of many phenotypes", facts, strongest, "phenotypes")
+        return Card("Screening of many phenotypes", self._facts_and_warnings, strongest, "phenotypes")
 
     def _placed(self, table: pd.DataFrame, statistic: str) -> pd.DataFrame:
         """Elements as places in mm, and the names that the files have."""

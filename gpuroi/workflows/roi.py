@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -162,21 +163,21 @@ def _settings(
     fwhm: Any, threshold: float, dilate: int, min_region_size: float, connectivity: int, equal_var: bool, tr: Any
 ) -> dict[str, Any]:
     """Check the arguments before any file is read, and return them for the record."""
-    if not (math.isfinite(threshold) and threshold >= 0):
+    if not (_is_finite(threshold) and threshold >= 0):
         raise UsageError(f"threshold is {threshold}", "give a -log10 p of 0 or more: 5 keeps p <= 0.00001")
-    if dilate != int(dilate) or dilate < 0:
+    if not (_is_finite(dilate) and dilate == int(dilate) and dilate >= 0):
         raise UsageError(f"dilate is {dilate}", "give a whole number of steps, 0 for none")
-    if not (math.isfinite(min_region_size) and min_region_size >= 0):
+    if not (_is_finite(min_region_size) and min_region_size >= 0):
         raise UsageError(f"min_region_size is {min_region_size}", "give mm3, 0 to keep every region")
     if connectivity not in (6, 18, 26):
         raise UsageError(f"connectivity is {connectivity!r}", "use 6 (faces), 18 (and edges) or 26 (and corners)")
-    if tr is not None and not (math.isfinite(tr) and tr > 0):
+    if tr is not None and not (_is_finite(tr) and tr > 0):
         raise UsageError(f"tr is {tr}", "give the repetition time in seconds")
-    widths = np.ravel(np.asarray(0.0 if fwhm is None else fwhm, dtype=np.float64))
-    if widths.size not in (1, 3) or not (np.isfinite(widths).all() and (widths >= 0).all()):
+    widths = np.ravel(np.asarray(0.0 if fwhm is None else fwhm))
+    if widths.size not in (1, 3) or not all(_is_finite(width) and width >= 0 for width in widths):
         raise UsageError(f"fwhm is {fwhm}", "give one width in mm of 0 or more, or three")
     return {
-        "fwhm_mm": float(widths[0]) if widths.size == 1 else widths.tolist(),
+        "fwhm_mm": float(widths[0]) if widths.size == 1 else [float(width) for width in widths],
         "threshold_log10p": float(threshold),
         "two_sided": True,
         "dilate": int(dilate),
@@ -185,6 +186,10 @@ def _settings(
         "equal_var": bool(equal_var),
         "tr_s": None if tr is None else float(tr),
     }
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def _condition_sources(conditions: Any, n_runs: int) -> list[Any]:

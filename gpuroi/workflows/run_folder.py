@@ -257,6 +257,9 @@ class RunFolder:
             if differing:
                 message = f"{self.out}: holds results with other settings: {_listed(differing)}"
                 raise OutputError(message, error.hint) from error
+            if record is not None and record["settings"].keys() == self._settings.keys() - {"gpuroi"}:
+                message = f"{self.out}: holds results with these very settings already"
+                raise OutputError(message, "look at them, or compute them anew with --overwrite") from error
             raise
 
     # ------------------------------------------------------------------ leaving

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from gpuroi.backends.threads import limited_threads
+from gpuroi.cohort.file_hashes import unchanged_files
 from gpuroi.errors import UsageError
 from gpuroi.workflows.screen_clusters import ContrastClusters, find_clusters, region_means
 from gpuroi.workflows.screen_dask import DaskStatistics, maps_for_workers
@@ -19,7 +22,6 @@ from gpuroi.workflows.screen_statistics import How, Statistics
 from gpuroi.workflows.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
     import pandas as pd
@@ -96,7 +98,7 @@ def screen(
         TSV or CSV, one row a person.
     formula : str, optional
         `map ~ group + age`, as `gpuroi.cohort.design_of` takes it.
-    contrasts : sequence of str
+    contrasts : str or sequence of str
         As `gpuroi.cohort.parse_contrast` takes them. Without any, one for each term of the formula.
     mask : path or image, optional
         Non-zero inside, on the grid of the maps. None: the whole grid of the first map.
@@ -104,7 +106,7 @@ def screen(
         A store that `pack` made, in place of the maps of the table.
     design, con, fts, grp : path, optional
         FSL `.mat` or CSV with a header in place of the formula; its contrasts, F tests and exchangeability blocks.
-    blocks : sequence of str
+    blocks : str or sequence of str
         Columns with exchangeability blocks, from the outermost to the innermost.
     whole_blocks : bool, default False
         Exchange the blocks as wholes instead of within them.
@@ -200,16 +202,11 @@ def screen(
 def _screened(settings: ScreenSettings, how: How) -> ScreenResult | PhenotypeScreenResult:
     watch = Stopwatch()
     device_name = _device_name(how)  # refuses one that is not there, before any work
-    found = read_screen_input(settings, watch)
-    with watch("plan"):
-        plan = None if found.phenotypes is not None or how.client is not None else found.plan(how)
-    with watch("hash"):
-        hashed = hash_inputs(found)
-    with watch("maps"), limited_threads(how.n_jobs):
-        if how.client is not None:
-            maps = maps_for_workers(found, how)
-        else:
-            maps = found.read_maps(how.memory_limit if plan is None else plan.maps_limit, how.folder)
+    with unchanged_files([Path(one) for one in settings.files if isinstance(one, str | os.PathLike)]):
+        found = read_screen_input(settings, watch)
+        with watch("plan"):
+            plan = None if found.phenotypes is not None or how.client is not None else found.plan(how)
+        hashed, maps = _read(found, how, how.memory_limit if plan is None else plan.maps_limit, watch)
     if found.phenotypes is not None:
         return _phenotypes(found, hashed, maps, how, watch)
     if plan is None:
@@ -218,7 +215,8 @@ def _screened(settings: ScreenSettings, how: How) -> ScreenResult | PhenotypeScr
         statistics = Statistics(found, maps, how, residuals_in_memory=plan.residuals_in_memory)
     contrast_results, roi_means = _contrasts(statistics, watch)
     every = list(contrast_results.values())
-    facts = [("device", device_name), *input_facts(found, maps), *(contrast_fact(one) for one in every)]
+    told = (contrast_fact(one, two_sided=settings.two_sided) for one in every)
+    facts = [("device", device_name), *input_facts(found, maps), *told]
     return ScreenResult(
         contrasts=contrast_results,
         design=found.design,
@@ -244,6 +242,19 @@ def _screened(settings: ScreenSettings, how: How) -> ScreenResult | PhenotypeScr
         device=device_name,
         like=maps.like,
     )
+
+
+def _read(
+    found: ScreenInput, how: How, memory_limit: int | str | None, watch: Stopwatch
+) -> tuple[HashedInputs, CohortMaps]:
+    """Hash all files and read the maps: the same bytes, or an error."""
+    with unchanged_files(found.map_files), limited_threads(how.n_jobs):
+        with watch("hash"):
+            hashed = hash_inputs(found, how.told("hashing", "maps"))
+        with watch("maps"):
+            if how.client is not None:
+                return hashed, maps_for_workers(found, how)
+            return hashed, found.read_maps(memory_limit, how.folder, how.told("reading", "maps"))
 
 
 def _device_name(how: How) -> str:
@@ -334,7 +345,7 @@ def _phenotypes(
     from gpuroi.workflows.screen_phenotypes import screen_phenotypes
 
     assert found.phenotypes is not None  # the caller has asked
-    settings, report = found.settings, how.progress
+    settings = found.settings
     return screen_phenotypes(
         found.people,
         found.design,
@@ -349,7 +360,7 @@ def _phenotypes(
         device=how.devices[0],
         n_jobs=how.n_jobs,
         scratch=None if isinstance(maps.data, np.ndarray) else how.folder,
-        progress=None if report is None else lambda done, total: report("phenotypes", done, total, "products"),
+        progress=how.told("phenotypes", "products"),
         facts=input_facts(found, maps),
         warnings=input_warnings(found, maps),
         options=settings,

@@ -89,6 +89,8 @@ def find_clusters(
     from gpuroi.images.describe_regions import region_table
 
     statistic = np.asarray(fitted.statistic, dtype=np.float64)
+    if permutation is not None:  # an exact fit leaves the linear model no variance, but is the largest of permutations
+        statistic = np.where(np.isnan(statistic), permutation.statistic, statistic)
     if threshold is not None:
         labels, found, rule = _above(fitted, permutation, threshold, domain, settings)
     else:
@@ -159,7 +161,7 @@ def _above(
     name = "z" if settings.scale == "z" else fitted.kind
     bars = f"|{name}|" if signed and settings.two_sided else name
     mass = f"sum of |{name}|" if settings.cluster_mass == "sum" else f"sum of what exceeds the threshold, on {name}"
-    rule = f"connected voxels ({settings.connectivity} neighbours) with {bars} > {threshold:.6g}; mass: {mass}"
+    rule = f"connected voxels ({settings.connectivity} neighbours) with {bars} > {threshold:.4g}; mass: {mass}"
     if permutation is not None and permutation.cluster_labels is not None and permutation.cluster_table is not None:
         return permutation.cluster_labels, permutation.cluster_table, rule
     values = np.asarray(fitted.z if settings.scale == "z" else fitted.statistic)

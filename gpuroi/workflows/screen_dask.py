@@ -38,7 +38,6 @@ class DaskStatistics(Statistics):
     def _fitted(self, weights: dict[str, Any], options: dict[str, Any]) -> dict[str, GlmResult]:
         from gpuroi.distributed.fitting import glm_on
 
-        report = self.how.progress
         return glm_on(
             self.how.client,
             self.maps.data,
@@ -46,7 +45,7 @@ class DaskStatistics(Statistics):
             weights,
             **options,
             device=self.how.device,
-            progress=None if report is None else lambda done, total: report("linear model", done, total, "voxels"),
+            progress=self.how.told("linear model", "voxels"),
         )
 
     def _permuted(self, contrast: Contrast, state: PermutationState | None) -> PermutationResult:

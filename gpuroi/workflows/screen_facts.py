@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuroi.workflows.check_facts import cohort_facts
+from gpuroi.workflows.check_facts import NO_MASK, cohort_facts
 from gpuroi.workflows.screen_clusters import ALPHA
 
 if TYPE_CHECKING:
@@ -39,12 +39,14 @@ def input_facts(found: ScreenInput, maps: CohortMaps | None = None) -> list[tupl
     return facts if maps is None else [*facts, ("coverage", maps.coverage.text)]
 
 
-def input_warnings(found: ScreenInput, maps: CohortMaps) -> list[str]:
-    """Return what can be computed, and should be looked at first."""
+def input_warnings(found: ScreenInput, maps: CohortMaps | None = None) -> list[str]:
+    """Return what can be computed, and should be looked at first; with the maps, also what they lack."""
     from gpuroi.cohort.design import describe
 
     warnings = [*found.people.notes, *describe(found.design)["warnings"]]
-    holes = maps.coverage.n_holes if found.settings.missing_data == "pattern" else 0
+    if found.settings.mask is None and found.store is None:
+        warnings.append(NO_MASK)
+    holes = maps.coverage.n_holes if maps is not None and found.settings.missing_data == "pattern" else 0
     if holes and found.settings.permutes:
         warnings.append(
             f"{holes} voxels that some maps lack have a parametric p alone: permutations need everybody at every voxel"
@@ -52,20 +54,33 @@ def input_warnings(found: ScreenInput, maps: CohortMaps) -> list[str]:
     return warnings
 
 
-def contrast_fact(one: ContrastResult) -> tuple[str, str]:
+def contrast_fact(one: ContrastResult, *, two_sided: bool) -> tuple[str, str]:
     """Return what was found for a contrast."""
     kind, table = one.glm.kind, one.clusters
-    values = np.abs(np.asarray(one.glm.statistic, dtype=np.float64))
+    values = np.asarray(one.glm.statistic, dtype=np.float64)
+    bars = kind in "tv" and two_sided
+    values = np.abs(values) if bars else values
     largest = float(np.nanmax(values)) if np.isfinite(values).any() else float("nan")
-    said = [f"largest {'|' + kind + '|' if kind in 'tv' else kind} {largest:.4g}"]
+    said = [f"largest {f'|{kind}|' if bars else kind} {largest:.4g}"]
     if one.permutation is not None:
         smallest = float(np.nanmin(one.permutation.p_fwe))
         said.append(f"smallest voxel FWE p {smallest:.4g}, attainable {one.permutation.smallest_p:.3g}")
+        if one.threshold is None and one.permutation.tfce_p_fwe is not None:
+            said.append(f"smallest TFCE FWE p {float(np.nanmin(one.permutation.tfce_p_fwe)):.4g}")
     clusters = f"{len(table) or 'no'} cluster{'' if len(table) == 1 else 's'}"
-    if len(table) and one.threshold is not None and one.permutation is not None:
+    if one.threshold is None:
+        clusters += f" of voxels with {_passed(one)} <= {ALPHA:g}"
+    elif len(table) and one.permutation is not None:
         n = int((table["p_size_FWE"] <= ALPHA * (1 + 1e-12)).sum())
         clusters += f", {n} with size FWE p <= {ALPHA:g}"
     return one.name, "; ".join([*said, clusters])
+
+
+def _passed(one: ContrastResult) -> str:
+    """Which p the voxels of the clusters have passed, where no threshold forms them."""
+    if one.permutation is None:
+        return "FDR p"
+    return "voxel FWE p" if one.permutation.tfce_p_fwe is None else "TFCE FWE p"
 
 
 def contrast_warnings(one: ContrastResult) -> list[str]:

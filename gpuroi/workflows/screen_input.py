@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuroi.errors import UsageError
+from gpuroi.errors import DataError, UsageError
 from gpuroi.workflows.cohort_input import read_cohort
 from gpuroi.workflows.provenance import describe_inputs
 from gpuroi.workflows.screen_settings import read_permutations
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -116,7 +118,17 @@ class ScreenInput:
         x, y, z = self.grid.mask.shape
         return x, y, z
 
-    def read_maps(self, memory_limit: int | str | None, scratch: str | os.PathLike[str] | None) -> CohortMaps:
+    @property
+    def map_files(self) -> list[Path]:
+        """The files of the maps; none where they lie in a store."""
+        return list(self.people.maps) if self.store is None else []
+
+    def read_maps(
+        self,
+        memory_limit: int | str | None,
+        scratch: str | os.PathLike[str] | None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> CohortMaps:
         """Read the maps, or open those of the store; what memory does not hold lies on disk.
 
         Raises
@@ -138,7 +150,7 @@ class ScreenInput:
         }
         if self.store is None:
             rules |= {"smoothing_fwhm_mm": settings.fwhm, "dtype": settings.dtype, "scratch": scratch}
-            return read_maps(self.people, self.grid, **rules)
+            return read_maps(self.people, self.grid, **rules, progress=progress)
         maps = maps_from_store(self.store, self.people.ids, **rules)
         return maps if settings.dtype is None else replace(maps, data=_as_type(maps.data, settings.dtype))
 
@@ -179,12 +191,15 @@ def read_screen_input(settings: ScreenSettings, watch: Stopwatch) -> ScreenInput
     if cohort.grid is None:
         raise UsageError("the table names no maps", "name their column, a path template, or a packed store")
     chose = not design.contrasts and not settings.phenotypes
+    if chose:
+        design = design.with_contrasts(_of_every_term(design))
+    _refuse_what_no_permutation_moves(settings, design)
     with watch("headers"):
         return ScreenInput(
             settings,
             cohort.everybody,
             people,
-            design.with_contrasts(_of_every_term(design)) if chose else design,
+            design,
             cohort.grid,
             _kept_dtype(settings, cohort.dtype),
             cohort.store,
@@ -196,16 +211,15 @@ def read_screen_input(settings: ScreenSettings, watch: Stopwatch) -> ScreenInput
         )
 
 
-def hash_inputs(found: ScreenInput) -> HashedInputs:
+def hash_inputs(found: ScreenInput, progress: Callable[[int, int], None] | None = None) -> HashedInputs:
     """Hash every file, the maps in threads; a store has the hashes of its maps already."""
-    from gpuroi.cohort.packing import hash_files
+    from gpuroi.cohort.file_hashes import hash_files
 
     settings = found.settings
-    sources = [*settings.source.files, settings.permutations, settings.atlas, settings.atlas_names]
-    files = describe_inputs(sources)
+    files = describe_inputs(settings.files)
     if found.store is None:
-        maps = hash_files(found.people.maps, _HASH_THREADS)
-        size = sum(path.stat().st_size for path in found.people.maps)
+        maps = hash_files(found.map_files, _HASH_THREADS, progress)
+        size = sum(path.stat().st_size for path in found.map_files)
     else:
         size = found.store.bytes_on_disk()
         known = dict(zip(found.store.ids, found.store.sha256, strict=True))
@@ -226,6 +240,20 @@ def _kept_dtype(settings: ScreenSettings, stored: np.dtype[Any] | None) -> np.dt
     read = np.result_type(stored, np.float32) if settings.fwhm else stored
     how = MissingData(settings.missing_data, settings.min_coverage, settings.zero_is_missing)
     return np.promote_types(read, how.dtype(read))
+
+
+def _refuse_what_no_permutation_moves(settings: ScreenSettings, design: CohortDesign) -> None:
+    """Refuse a test of a mean by permutations, before the maps are read."""
+    from gpuroi.inference.design import partition
+
+    if not settings.n_permutations or settings.permutations is not None or settings.errors != "ee":
+        return
+    for one in design.contrasts:
+        if partition(design.matrix, one.weights).constant:
+            raise DataError(
+                f"contrast {one.name}: the regressor of interest is constant: permuting the subjects changes nothing",
+                'use errors="ise" (sign flips), if errors are symmetric about 0',
+            )
 
 
 def _of_every_term(design: CohortDesign) -> list[Contrast]:

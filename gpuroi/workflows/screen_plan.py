@@ -17,7 +17,7 @@ from gpuroi.backends.threads import limited_threads, n_threads
 from gpuroi.cohort.maps import bytes_allowed, maps_peak_bytes
 from gpuroi.errors import UsageError
 from gpuroi.inference.memory import permutation_peak_bytes
-from gpuroi.inference.projection import BATCH, block_of, cached_width
+from gpuroi.inference.projection import BATCH, batch_of, block_of, cached_width
 from gpuroi.ops.volumes import float_dtype
 from gpuroi.workflows.heartbeat import duration_in_words
 from gpuroi.workflows.screen_timing import Workload, seconds_of
@@ -252,7 +252,7 @@ def plan_screen(
         device_bytes=sizes.device_bytes(residuals) if sizes.on_device else 0,
         disk_bytes=sizes.disk_bytes(maps, residuals),
         blocks=1 if residuals else math.ceil(n_voxels / block_of(n)),
-        batch=BATCH,
+        batch=batch_of(backend.name, needs_maps=cluster or tfce),
         seconds=seconds,
         smallest_p=1 / n_permutations if n_permutations else None,
         n_files=files.n_files,
@@ -314,7 +314,7 @@ class _Sizes:
         """On a device: whole matrices where the residuals lie there, else a block of them."""
         width = self.v if residuals else block_of(self.n)
         item = self.computed.itemsize
-        product = 2 * BATCH * self.n_products * width * item
+        product = 2 * batch_of("cuda", needs_maps=self.needs_maps) * self.n_products * width * item
         maps = BATCH * item * self.v * (2 * self.needs_maps + self.as_z)
         projecting = 3 * 8 * self.n * block_of(self.n)
         return (2 if residuals else 1) * self.n * width * item + max(product + maps, projecting) + 60 * self.v

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuroi._card import Card, HasCard
+from gpuroi._card import Card
 from gpuroi.errors import UsageError
+from gpuroi.workflows.cohort_result import CohortResult
 from gpuroi.workflows.notebook import ShownMap, draw_regions
-from gpuroi.workflows.provenance import provenance_of
 
 if TYPE_CHECKING:
     import os
@@ -70,7 +70,7 @@ class ContrastResult:
 
 
 @dataclass(frozen=True, eq=False)
-class ScreenResult(HasCard):
+class ScreenResult(CohortResult):
     """A cohort, screened.
 
     Attributes
@@ -125,32 +125,6 @@ class ScreenResult(HasCard):
     device: str
     like: Image | None = field(default=None, repr=False)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The arguments, with the defaults filled in, as records have them."""
-        return self.options.as_json()
-
-    @property
-    def n_per_element(self) -> NDArray[np.int64]:
-        """Maps that have each voxel analysed; int64, shape (v,)."""
-        return self.coverage.n_per_element
-
-    @property
-    def affine(self) -> NDArray[np.float64]:
-        """Voxel indices to mm."""
-        return np.asarray(self.searched.affine)
-
-    @property
-    def text(self) -> str:
-        """The facts and the warnings, one a line."""
-        width = max(len(name) for name, _ in self.facts)
-        lines = [f"{name:<{width}}  {value}" for name, value in self.facts]
-        return "\n".join([*lines, *(f"{'warning':<{width}}  {warning}" for warning in self.warnings)])
-
-    def volume(self, values: NDArray[Any], fill: float = np.nan) -> NDArray[Any]:
-        """Return values of the voxels analysed, (..., v), as volumes, (..., X, Y, Z), with `fill` elsewhere."""
-        return np.asarray(self.mask.to_volume(np.asarray(values), fill=fill))
-
     def save(
         self,
         folder: str | os.PathLike[str],
@@ -186,17 +160,6 @@ class ScreenResult(HasCard):
         from gpuroi.workflows.screen_save import save_screen
 
         return save_screen(self, folder, overwrite=overwrite, figures=figures, log=log)
-
-    def report(self) -> str:
-        """Return the report: one HTML page that needs no network and no other file."""
-        from tempfile import TemporaryDirectory
-
-        with TemporaryDirectory() as room:
-            return (self.save(Path(room) / "saved") / "report.html").read_text(encoding="utf-8")
-
-    def provenance(self, notes: list[str] | None = None) -> dict[str, Any]:
-        """Return the record of this run, as `provenance.json` holds it."""
-        return provenance_of(self, "screen", [*self.warnings, *(notes or [])])
 
     def plot_glass_brain(self, contrast: str | None = None, **options: Any) -> Any:
         """Draw the statistic of a contrast through the whole brain, with nilearn.
@@ -251,14 +214,13 @@ class ScreenResult(HasCard):
         return ShownMap(statistic, self.affine, f"{kind} of {name}: no cluster was found")
 
     def _card(self) -> Card:
-        facts = [*self.facts, *(("warning", warning) for warning in self.warnings)]
         one = next((one for one in self.contrasts.values() if _found(one).any()), None)
         if one is None:
-            return Card("Screening of a cohort", facts)
+            return Card("Screening of a cohort", self._facts_and_warnings)
         inside = np.asarray(self.mask.mask)
         return Card(
             f"Screening of a cohort; clusters of {one.name}",
-            facts,
+            self._facts_and_warnings,
             one.clusters.drop(columns="Labels (%)", errors="ignore"),
             f"clusters of {one.name}",
             lambda path: draw_regions(np.where(_found(one), one.labels, 0), inside, self.affine, path),

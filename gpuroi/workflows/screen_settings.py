@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuroi.errors import DataError, UsageError
-from gpuroi.workflows.cohort_input import CohortSource
+from gpuroi.workflows.cohort_input import CohortSource, several
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +36,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "tail": (None, "gpd", "gamma"),
 }
 _FILES = ("participants", "mask", "data", "design", "con", "fts", "grp", "permutations", "atlas", "atlas_names")
+_SEVERAL = ("contrasts", "blocks", "join", "phenotypes", "phenotype_maps")  # one of them needs no list
 _OPTIONS = {"contrasts": "contrast", "n_permutations": "n-perm"}  # other options have the names of the arguments
 
 
@@ -99,6 +100,8 @@ class ScreenSettings:
     top: int = 100
 
     def __post_init__(self) -> None:
+        for name in _SEVERAL:
+            object.__setattr__(self, name, several(getattr(self, name)))
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
@@ -115,6 +118,11 @@ class ScreenSettings:
     def source(self) -> CohortSource:
         """Table, maps and design."""
         return CohortSource(**{one.name: getattr(self, one.name) for one in dataclasses.fields(CohortSource)})
+
+    @property
+    def files(self) -> list[Any]:
+        """The files that they name, but for maps and store, and images in memory; None where there is none."""
+        return [*self.source.files, self.permutations, self.atlas, self.atlas_names]
 
     @property
     def scale(self) -> str:
@@ -184,7 +192,7 @@ class ScreenSettings:
                 value = str(Path(value).expanduser().resolve())
             elif field.name == "join":
                 value = [str(Path(path).expanduser().resolve()) for path in value]
-            lines.append(f"{option} = {json.dumps(value, ensure_ascii=False, default=list)}")
+            lines.append(f"{option} = {_toml(value)}")
         return "\n".join(lines) + "\n"
 
     def _check_numbers(self) -> None:
@@ -220,7 +228,7 @@ class ScreenSettings:
         if self.flips == "group" and (self.errors != "ise" or self.permutations is not None):
             raise UsageError('flips is "group"', 'a group is of sign flips alone: errors="ise", no permutations')
         if self.data is not None and self.fwhm:
-            raise UsageError("fwhm with a packed store", "smooth when packing: gpuroi pack --smoothing")
+            raise UsageError("fwhm with a packed store", "smooth when packing: gpuroi pack --fwhm")
         if self.data is not None and self.map_template is not None:
             raise UsageError("a packed store and a path template are both given", "give one of them")
         if self.atlas_names is not None and self.atlas is None:
@@ -285,6 +293,12 @@ def read_permutations(given: Any, n: int) -> NDArray[np.int64] | None:
     if not np.array_equal(values, np.rint(values)):
         raise DataError(f"{name}: holds values that are no whole numbers", "places from 1 to n, with a sign")
     return values.astype(np.int64)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML has it: JSON, but for DEL. Bytes that are not UTF-8 become escapes, which TOML refuses."""
+    text = json.dumps(value, ensure_ascii=False, default=list).replace("\x7f", "\\u007f")
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_plain(value: Any) -> bool:

@@ -17,6 +17,7 @@ from gpuroi.inference.permutation_tally import OtherTestError
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from gpuroi.cohort.contrasts import Contrast
     from gpuroi.cohort.maps import CohortMaps
@@ -67,6 +68,11 @@ class How:
         if self.client is not None:
             return ["cpu"]
         return [backend.device for backend in get_backends(self.device)]
+
+    def told(self, stage: str, unit: str = "permutations") -> Callable[[int, int], None] | None:
+        """Return who is told what is done of a stage, and how much there is; None where nobody asks."""
+        report = self.progress
+        return None if report is None else lambda done, total: report(stage, done, total, unit)
 
     @property
     def folder(self) -> str | os.PathLike[str]:
@@ -170,9 +176,9 @@ class Statistics:
 
     def watched(self, contrast: Contrast, state: PermutationState | None) -> dict[str, Any]:
         """Return who is told of the permutations of a contrast, and what they go on from."""
-        report, run = self.how.progress, self.how.run_folder
+        run = self.how.run_folder
         return {
-            "progress": None if report is None else lambda done, total: report(contrast.name, done, total),
+            "progress": self.how.told(contrast.name),
             "checkpoint": None if run is None else run.checkpoint(contrast.label),
             "resume": state,
         }
