@@ -203,6 +203,15 @@ def test_an_effect_that_fits_exactly_has_its_cluster_and_its_place(cohort, optio
     assert "largest t is" in result.report()
 
 
+def test_a_formula_and_a_contrast_by_position_and_what_the_result_says_of_itself(cohort):
+    result = screen(
+        "participants.tsv", "map ~ age", "age", **{k: v for k, v in QUICK.items() if k not in ("formula", "contrasts")}
+    )
+    assert list(result.contrasts) == ["age"]
+    assert repr(result).splitlines() == ["ScreenResult", *result.text.splitlines()]
+    assert "largest |t|" in repr(result)
+
+
 def test_nothing_found_is_a_result(cohort):
     for path in cohort["map"]:
         write_image(path, np.random.default_rng(len(path) + hash(path) % 7).normal(size=SHAPE).astype(np.float32))

@@ -32,6 +32,10 @@ class CohortResult(HasCard):
     facts: list[tuple[str, str]]
     warnings: list[str]
 
+    def __repr__(self) -> str:
+        """What the command prints, for whoever types the name of a result."""
+        return f"{type(self).__name__}\n{self.text}"
+
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments, with the defaults filled in, as records have them."""

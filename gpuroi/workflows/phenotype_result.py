@@ -51,7 +51,7 @@ _COLUMNS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PhenotypeScreenResult(CohortResult):
     """Many phenotypes of a cohort, screened.
 

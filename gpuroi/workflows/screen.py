@@ -40,9 +40,9 @@ __all__ = ["screen"]
 
 def screen(
     participants: str | os.PathLike[str],
-    *,
     formula: str | None = None,
     contrasts: Sequence[str] = (),
+    *,
     mask: Any = None,
     data: str | os.PathLike[str] | None = None,
     design: str | os.PathLike[str] | None = None,

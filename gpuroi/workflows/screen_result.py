@@ -69,7 +69,7 @@ class ContrastResult:
     cluster_means: pd.DataFrame = field(repr=False)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ScreenResult(CohortResult):
     """A cohort, screened.
 
