@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +50,8 @@ class Kernel:
     """Positions of the arguments that are results too."""
     then: Callable[[Size], tuple[Any, ...]] | None = None
     """Arguments of the function that is the result."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Variables that choose the kernel."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -101,7 +105,8 @@ def _copied(kernel: Kernel, arguments: Sequence[Any]) -> list[Any]:
 
 def _called(kernel: Kernel, backend: Backend, arguments: Sequence[Any], size: Size) -> list[NDArray[Any]]:
     """Arrays of the result, on the host; plain numbers too."""
-    result = getattr(backend, kernel.field)(*arguments)
+    with mock.patch.dict(os.environ, kernel.environment):
+        result = getattr(backend, kernel.field)(*arguments)
     if kernel.then is not None:
         result = result(*kernel.then(size))
     elif isinstance(result, Iterator):
@@ -279,6 +284,12 @@ KERNELS: tuple[Kernel, ...] = (
                lambda s, k=k, step=step: (_maps(s), _graph(s, k), 2.0, 0.5, step, True, True),  # type: ignore[misc]
                (0,), "max_rel", 1e-6)
         for k, step in ((6, "exact"), (26, "exact"), (6, "max/100"))
+    ),
+    *(
+        Kernel("tfce", f"{k} neighbours, max/100, trees",
+               lambda s, k=k: (_maps(s), _graph(s, k), 2.0, 0.5, "max/100", True, True),  # type: ignore[misc]
+               (0,), "max_rel", 1e-6, environment=(("GPUROI_TFCE", "tree"),))
+        for k in (6, 26)
     ),
 )  # fmt: skip
 

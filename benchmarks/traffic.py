@@ -113,4 +113,11 @@ OPERATIONS: tuple[Operation, ...] = (
         "keys 4 + 8; their sort 8 x 16; order 8 + 4; ranks 4 + 4 + 4 + 8; tree 60; sweep 36. Bound by the latency of "
         "dependent reads, not by bytes: a floor, not a prediction",
     ),
+    Operation(
+        "TFCE, 100 steps through trees, 6 neighbours, maps written",
+        ("steps_tops", "steps_levels", "steps_join", "steps_members", "steps_sizes", "steps_sums", "steps_write"),
+        "value, 10 000 maps", _MAPS, 4 + 17 + 9 + 17 + 4 + 4 + 17, 8, None,
+        "tops 4; levels 4 + 13; join 1 + 8; members 1 + 8 + 8; extents 4; sums 4; maps 5 + 4 + 4 + 4. Some 45 further "
+        "reads of parents, on the way down the tree, should hit the L2 cache: a floor, not a prediction",
+    ),
 )  # fmt: skip

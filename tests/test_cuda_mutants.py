@@ -91,6 +91,41 @@ MUTANTS: dict[str, dict[str, tuple[str, str, str]]] = {
         "reflection repeats no edge": ("const int period", "2 * n - 1 - q", "2 * n - 2 - q"),
         "two voxels share a row": ("REAL one = ", "rows[y + ROWS + rb + t][x]", "rows[y + rb + t][x]"),
     },
+    "tfce_steps": {
+        "no second try when another thread was first": (
+            "the way down to a root?", "if (atomicCAS(parents + a, parent, b) != parent) continue;",
+            "atomicCAS(parents + a, parent, b);",
+        ),
+        "a plain store in place of compare-and-swap": (
+            "else { if (atomicCAS", "atomicCAS(parents + a, parent, b)",
+            "(__ldcv(parents + a) == parent ? (parents[a] = b, parent) : parent - 1)",
+        ),
+        "the displaced parent is forgotten": ("the way down to a root?", "if (parent < 0) return;", "return;"),
+        "what lies further down is put in between": (
+            "const int parent = __ldcv", "lower(levels, b, parent)", "false",
+        ),
+        "the higher level is the lower one": ("bool lower(", "height_a < height_b", "height_a > height_b"),
+        "paths are halved past their level": ("int node_of(", "levels[beyond] == levels[i]", "true"),
+        "signs join": (
+            "steps_join(", "level > 0 ? its[j] > 0 : its[j] < 0", "level > 0 ? its[j] > 0 : its[j] != 0",
+        ),
+        "the element just before is left out": ("steps_join(", "j >= i", "j >= i - 1"),
+        "elements are counted without an atomic": (
+            "steps_members(", "atomicAdd(own + map * v + node, 1);",
+            "const int before = __ldcv(own + map * v + node); own[map * v + node] = before + 1;",
+        ),
+        "extents are added without an atomic": (
+            "steps_sizes(", "atomicAdd(sizes + map * v + node, many);",
+            "const int before = __ldcv(sizes + map * v + node); sizes[map * v + node] = before + many;",
+        ),
+        "a node counts twice": ("steps_sizes(", "own[map * v + i]", "own[map * v + i] * 2"),
+        "an extent is that of the node alone": ("steps_sizes(", "node = parents[map * v + node]", "node = -1"),
+        "quotients are not mended": ("steps_levels(", "level += 1.0;", ";"),
+        "the last step is missed": ("steps_levels(", "h == highest ? n_steps", "h == highest ? level"),
+        "both signs have the steps of one": ("double highest_of(", "above ? 1 : 2", "above ? 1 : 1"),
+        "infinite values stay as they are": ("double highest_of(", "finite_top(tops)", "1e300"),
+        "elements have the value of no node": ("steps_write(", "own[at] == 0", "false"),
+    },
     "log_betainc": {
         "a term of the series is missing": ("k = 31", "k >= 3", "k >= 5"),
         "the fraction is off by one": ("double beta = n", "(odd + 2.0)", "(odd + 1.0)"),
@@ -204,6 +239,25 @@ def gaussian_is_right(cuda: Backend) -> bool:
     return bool(right)
 
 
+def tfce_steps_is_right(cuda: Backend) -> bool:
+    from gpuroi.backends import get_backend
+    from gpuroi.domains import VoxelGrid
+
+    grid = VoxelGrid(np.ones((5, 6, 7), bool), connectivity=18)
+    rng = np.random.default_rng(10)
+    maps = ndimage.gaussian_filter(rng.standard_normal((4, 5, 6, 7)), (0, 0.7, 0.7, 0.7)).reshape(4, 210)
+    maps[1] = rng.standard_normal(210)
+    maps[1, :2] = [np.inf, -np.inf]
+    maps[2] = np.round(6 * maps[2])  # plateaus: many threads at one node
+    maps[3] = 0.07 * rng.integers(-100, 101, 210)  # at the steps
+    flags = (grid.graph, 2.0, 0.5, "max/100", True, True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPUROI_TFCE", "tree")
+        got = cuda.tfce(cuda.asarray(maps), *flags)
+    want = get_backend("cpu").tfce(maps, *flags)
+    return all(np.allclose(host(g), w, rtol=1e-12, atol=0) for g, w in zip(got, want, strict=True))
+
+
 def log_betainc_is_right(cuda: Backend) -> bool:
     x = np.linspace(0.1, 0.9, 60)
     right = True
@@ -223,6 +277,7 @@ CHECKS: dict[str, Callable[[Backend], bool]] = {
     "threshold": threshold_is_right,
     "sign_flips": sign_flips_is_right,
     "gaussian": gaussian_is_right,
+    "tfce_steps": tfce_steps_is_right,
     "log_betainc": log_betainc_is_right,
 }
 

@@ -1,7 +1,7 @@
 """Clusters and TFCE of the CUDA backend: maps `(n, v)` on a graph of elements, many maps in one launch.
 
-Scratch comes for groups of maps: as many as half of the free memory holds, `CLUSTER_BYTES` or `TFCE_BYTES` an element
-and map. Results do not depend on the groups.
+Scratch comes for groups of maps: as many as half of the free memory holds, `CLUSTER_BYTES`, `TFCE_BYTES` or
+`STEPS_BYTES` an element and map. Results do not depend on the groups.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from gpuroi.backends.cuda_kernels import NULL, kernel, launch, launch_maps
 from gpuroi.backends.cuda_memory import free_bytes
+from gpuroi.backends.cuda_tfce_steps import STEPS_BYTES, enhance_by_tree, tree_is_asked_for
 from gpuroi.backends.tfce_rule import TfceRule, tfce_rule
 from gpuroi.errors import BackendError
 
@@ -83,10 +84,17 @@ def tfce(
     out = cp.zeros(maps.shape, maps.dtype) if keep else None
     maxima = cp.zeros(n, np.uint64)
     rule = tfce_rule(H, step)
-    sums = cp.asarray(rule.sums)
-    for part in _groups(n, v, TFCE_BYTES, most=1 << (32 - _bits(v))):
+    indptr, indices, weights = _on_device(cp.cuda.Device().id, graph)
+    by_tree = tree_is_asked_for(rule, unit_weights=weights is NULL)
+    sums, options = cp.asarray(rule.sums), _real(maps.dtype)
+    bytes_each, most = (STEPS_BYTES, n) if by_tree else (TFCE_BYTES, 1 << (32 - _bits(v)))
+    for part in _groups(n, v, bytes_each, most=most):
         target = NULL if out is None else out[part]
-        _enhance(maps[part], graph, rule, sums, E, 2 if two_sided else 1, target, maxima[part])
+        if by_tree:
+            rows = (indptr, indices)
+            enhance_by_tree(maps[part], rows, options, rule, sums, E, two_sided, target, maxima[part])
+        else:
+            _enhance(maps[part], graph, rule, sums, E, 2 if two_sided else 1, target, maxima[part])
     return out, maxima.view(np.float64)
 
 

@@ -38,6 +38,7 @@ KERNEL_VARIANTS: dict[str, list[tuple[str, ...]]] = {
     "percentile": _REALS,
     "sign_flips": _REALS,
     "tfce": _REALS,
+    "tfce_steps": _REALS,
     "threshold": _REALS,
 }
 """Every `.cu` file with the compiler options that the backend uses: what has to compile for every architecture."""
