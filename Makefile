@@ -51,8 +51,9 @@ docs: $(VENV)/.installed-docs ## build the site with its gallery, warnings are e
 	rm -rf docs/reference
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
-soak: $(VENV)/.installed-test ## read 60 000 hostile inputs and write the record; ten minutes
+soak: $(VENV)/.installed-test ## 60 000 hostile inputs, 300 faults of a screening; writes the records; ten minutes
 	$(BIN)/python -m tests.fuzz --inputs 60000 --out benchmarks/results/soak-$$(date +%F).json
+	$(BIN)/python -m tests.soak --out benchmarks/results/soak-faults-$$(date +%F).json
 
 gpu-check: ## check and measure on a CUDA device; with PYTHON if it has CuPy (no network needed), else in .venv-cuda
 	@if $(PYTHON) -c 'import sys, importlib.util as u; sys.exit(u.find_spec("cupy") is None)'; then \

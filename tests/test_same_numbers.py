@@ -6,6 +6,7 @@ another device may round otherwise: values then agree to a tolerance, p-values o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from screen_cohorts import AFFINE, save_table, write_cohort
 
 from gpuroi.domains import VoxelGrid
 from gpuroi.inference import glm, permutation_test
+from gpuroi.inference.columns import StoredColumns
 from gpuroi.inference.phenotypes import phenotype_test
 from gpuroi.workflows.pack import pack
 from gpuroi.workflows.run_folder import RunFolder
@@ -126,7 +128,7 @@ WAYS = {
     "maps on disk": Way(patches=on_disk(False, True)),
     "residuals on disk": Way(patches=on_disk(True, False)),
     "all on disk, 3 threads": Way({"n_jobs": 3}, patches=on_disk(False, False)),
-    "memory limit": Way({"memory_limit": "12MB", "n_jobs": 1}),
+    "memory limit": Way({"memory_limit": "12MB", "n_jobs": 1}),  # which holds all of so few voxels
     "packed": Way(given=lambda: packed("participants.tsv")),
     "packed, residuals on disk": Way(given=lambda: packed("participants.tsv"), patches=on_disk(False, False)),
     "big-endian files": Way(given=lambda: rewritten("big", big_endian)),
@@ -140,14 +142,14 @@ WAYS = {
     ),
     "blocks of 64": Way(patches={"gpuroi.inference.projection._BLOCK": 64}, exact=False),
     "blocks of 512": Way(patches={"gpuroi.inference.projection._BLOCK": 512}, exact=False),
+    "32 rearrangements at a time": Way(patches={"gpuroi.inference.projection.BATCH": 32}, exact=False),
+    "96 rearrangements at a time": Way(patches={"gpuroi.inference.projection.BATCH": 96}, exact=False),
 }
 
 
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
     before = Path.cwd()
-    import os
-
     os.chdir(folder)
     try:
         yield
@@ -208,9 +210,14 @@ def run(way: Way, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np
 
 @pytest.mark.parametrize("name", WAYS)
 def test_every_way_gives_the_numbers_of_the_reference(families, monkeypatch, name):
-    way = WAYS[name]
+    way, files = WAYS[name], []
     folder, expected = families[way.family]
+    made = StoredColumns.__init__
+    monkeypatch.setattr(
+        StoredColumns, "__init__", lambda self, *at, **how: (files.append(at), made(self, *at, **how))[1]
+    )
     assert_same(run(way, folder, monkeypatch), expected, way.exact)
+    assert bool(files) == ("disk" in name)
 
 
 def test_the_reference_finds_what_was_planted(families):

@@ -112,7 +112,8 @@ def permutation_test(
         Called with the numbers done and in all, after every batch or a few of them.
     scratch : path, optional
         Folder on a fast disk for the residuals, n_subjects x n_elements of them, where memory does not hold them. They
-        are read once for every 64 rearrangements, and removed at the end. Results are the same to the last bit.
+        are read once for every batch of rearrangements, and removed at the end. Results are the same to the last bit on
+        the CPU; on a device the product has another shape, and values agree to rounding.
     checkpoint : callable, optional
         Called with a `PermutationState` as often.
     resume : PermutationState, optional

@@ -169,7 +169,9 @@ def screen(
 
     Notes
     -----
-    Results depend on the inputs and on the arguments up to `top`, not on device, memory, threads or interruptions.
+    Results depend on the inputs and on the arguments up to `top`, not on memory, threads, workers or
+    interruptions. On a CUDA device values agree to rounding, also where residuals go to disk there; p-values and labels
+    are equal.
 
     References
     ----------

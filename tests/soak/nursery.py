@@ -77,6 +77,7 @@ class Nursery:
 
     def __init__(self, warm: list[str]) -> None:
         env = {**os.environ, "GPUROI_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)}
+        env["MALLOC_MMAP_THRESHOLD_"] = "65536"  # arrays are given back to the system: a limit is felt when it is set
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.soak.nursery"],
             cwd=_ROOT,
@@ -86,7 +87,9 @@ class Nursery:
             text=True,
         )
         answer = self._ask({"warm": warm})
-        assert answer == {"code": 0}, answer
+        if answer != {"code": 0}:
+            self.__exit__()
+            raise RuntimeError(f"without a fault: {answer}")
 
     def __enter__(self) -> Self:
         return self
@@ -110,10 +113,12 @@ class Nursery:
             `stage` at which to wait `until` this file is there; `held`: the file that says that it waits.
         full : dict
             `file` whose opening leaves room for so many `bytes` in every file from there on.
-        memory : int
-            Bytes of address space beyond what the process has.
+        memory : dict
+            `bytes` of address space beyond what the process has when a `stage` begins.
         device_memory : int
             Of a stand-in for a CUDA device.
+        on_disk : bool
+            Maps and residuals lie in files, whatever the memory would hold.
         user : int
             Who runs the command.
         """
@@ -147,7 +152,11 @@ class Nursery:
 
 def plain_name(path: str, folder: str) -> str:
     """Return a name relative to a folder, as it will be when the file is in its place."""
-    return re.sub(r"\.partial-[0-9a-f]{8}-|(?<=gpuroi-)(maps|\w+)-\w{8}(?=/)", "", os.path.relpath(path, folder))
+    return re.sub(
+        r"\.partial-[0-9a-f]{8}-|(?<=gpuroi)-[^/]{8}(?=/)|(?<=gpuroi-maps)-[^/]{8}(?=/)",
+        "",
+        os.path.relpath(path, folder),
+    )
 
 
 # ------------------------------------------------------------------ in the process
@@ -210,11 +219,12 @@ def _child(request: dict[str, Any], notes: int) -> int:
     _note_stages(request, notes)
     _note_files(request, notes, folder)
     faulthandler.dump_traceback_later(_MOST_SECONDS, exit=True, file=2)
+    if request.get("on_disk"):
+        from gpuroi.workflows import screen_plan
+
+        screen_plan._WHERE = ((False, False),)
     if "user" in request:
         os.setuid(request["user"])
-    if "memory" in request:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (used + request["memory"],) * 2)
     if "device_memory" not in request:
         return main(words)
     from rig import standin
@@ -236,12 +246,15 @@ def _note_stages(request: dict[str, Any], notes: int) -> None:
     from gpuroi.workflows.screen_result import ScreenResult
     from gpuroi.workflows.stopwatch import Stopwatch
 
-    kill, hold = request.get("kill"), request.get("hold")
+    kill, hold, memory = request.get("kill"), request.get("hold"), request.get("memory")
 
     def begins(stage: str) -> None:
         os.write(notes, f"{time.monotonic():.6f} stage {stage}\n".encode())
         if kill is not None and kill["stage"] == stage:
             threading.Thread(target=_kill_soon, args=(kill,), daemon=True).start()
+        if memory is not None and memory["stage"] == stage:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            resource.setrlimit(resource.RLIMIT_AS, (used + memory["bytes"],) * 2)
         if hold is not None and hold["stage"] == stage:
             Path(hold["held"]).touch()
             while not Path(hold["until"]).exists():

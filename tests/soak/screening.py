@@ -68,15 +68,15 @@ class Bench:
     def words(self, out: Path, *more: str, cohort: Path | None = None) -> list[str]:
         """Return the command that screens into a folder."""
         chosen = [
-            *([] if "--n-perm" in more else ["--n-perm", "600"]),
+            *([] if "--n-perm" in more else ["--n-perm", "300"]),
             *([] if "--figures" in more else ["--no-figures"]),
         ]
         return [*command(cohort or self.cohort), *chosen, *more, "--out", str(out)]
 
-    def whole(self, *more: str, cohort: Path | None = None) -> tuple[dict[str, bytes], Ended]:
+    def whole(self, *more: str, cohort: Path | None = None, **how: Any) -> tuple[dict[str, bytes], Ended]:
         """Run without a fault; return the results, and how it ended."""
         out = self.place()
-        ended = self.nursery.run(self.words(out, *more, cohort=cohort))
+        ended = self.nursery.run(self.words(out, *more, cohort=cohort), **how)
         assert ended.code == 0, ended.said
         found = content(out)
         self.clear(out)
