@@ -1,6 +1,6 @@
 """Permutations on one Dask worker and on two, each with one thread, beside the threads of one process.
 
-python -m benchmarks.workers           # 100 people, 2 mm, 4096 permutations with clusters; writes benchmarks/results/
+python -m benchmarks.workers           # 100 people, 2 mm, 10 000 permutations with clusters; writes benchmarks/results/
 python -m benchmarks.workers --tiny    # a small cohort; writes nothing
 
 All of them read the same packed store, and give the same numbers to the last bit. Starting the workers is not counted,
@@ -35,7 +35,7 @@ from gpuroi.inference.shares import permutation_shares
 __all__ = ["main", "measure"]
 
 _THRESHOLD = 3.1
-_SUBJECTS, _PERMUTATIONS, _REPEATS = 100, 4096, 3
+_SUBJECTS, _PERMUTATIONS, _REPEATS = 100, 10_000, 3
 
 
 def main(words: Sequence[str] | None = None) -> int:

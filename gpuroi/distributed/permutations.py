@@ -13,7 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpuroi.backends import get_backend
 from gpuroi.backends.threads import limited_threads, n_threads
-from gpuroi.distributed.tasks import forget, n_task_threads, run_tasks, worker_memory
+from gpuroi.distributed.tasks import (
+    forget,
+    n_task_threads,
+    run_tasks,
+    set_up_everywhere,
+    worker_memory,
+    workers_of,
+)
 from gpuroi.inference.columns import ColumnSource
 from gpuroi.inference.memory import permutation_peak_bytes
 from gpuroi.inference.permutation_result import Observed, ResultOf
@@ -77,29 +84,28 @@ def permutation_test_on(
     matrix, weights = np.asarray(design, dtype=np.float64), np.asarray(contrast, dtype=np.float64)
     planned = settings.planned(matrix, weights, data.shape)
     work = _CountShares(data, matrix, weights, settings, device)
+    wants_key = checkpoint is not None or resume is not None
     try:
-        wants_key = checkpoint is not None or resume is not None
-        [setup] = run_tasks(client, work, [(None, wants_key)], name="observe")
-        tally = PermutationTally(planned.arrangements.n, setup.observed.compared.size, planned.plan.null_names)
-        if resume is not None:
-            tally.resume(resume, setup.key)
+        with set_up_everywhere(client, work, (None, wants_key), name="observe") as setup:
+            observed = setup.observed
+            tally = PermutationTally(planned.arrangements.n, observed.compared.size, planned.plan.null_names)
+            if resume is not None:
+                tally.resume(resume, setup.key)
 
-        def keep(_: int, share: PermutationShare) -> None:
-            tally.add(share)
-            if checkpoint is not None:
-                checkpoint(tally.state(setup.key))
-            if progress is not None:
-                progress(tally.done, tally.n)
+            def keep(_: int, share: PermutationShare) -> None:
+                tally.add(share)
+                if checkpoint is not None:
+                    checkpoint(tally.state(setup.key))
+                if progress is not None:
+                    progress(tally.done, tally.n)
 
-        batches = tally.n // (
-            setup.batch * _TASKS_PER_WORKER * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-        )
-        spans = tally.left(setup.batch * min(_MOST_BATCHES, max(1, batches)))
-        run_tasks(client, work, [(span, False) for span in spans], name="permute", done=keep)
+            batches = tally.n // (setup.batch * _TASKS_PER_WORKER * max(1, len(workers_of(client))))
+            spans = tally.left(setup.batch * min(_MOST_BATCHES, max(1, batches)))
+            run_tasks(client, work, [(span, False) for span in spans], name="permute", done=keep)
     finally:
         forget(client)
     result = ResultOf(
-        get_backend("cpu"), planned.part, planned.arrangements, planned.plan, setup.observed, settings.describe()
+        get_backend("cpu"), planned.part, planned.arrangements, planned.plan, observed, settings.describe()
     )
     return result.all(tally.counts, tally.null, tail)
 
