@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import large_store, scaling
+from benchmarks import large_store, scaling, screening
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
@@ -86,3 +86,16 @@ def test_committed_results_reach_their_goals():
         for name, found in scaling.summary(record["points"]).items():
             assert record["statistics"][name]["exponents"] == found["exponents"], path
             assert record["statistics"][name]["target_s"] == pytest.approx(found["target_s"], rel=1e-3), path
+
+
+def test_whole_screenings_run(capsys):
+    assert screening.main(["--tiny"]) == 0
+    assert "times longer" in capsys.readouterr().out
+
+
+def test_workers_give_the_same_numbers(capsys):
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    from benchmarks import workers
+
+    assert workers.main(["--tiny"]) == 0
+    assert "two workers are" in capsys.readouterr().out

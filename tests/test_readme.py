@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import doctest
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,3 +96,23 @@ def test_links_and_make_targets_exist() -> None:
 
 def test_figure_is_small() -> None:
     assert (ROOT / "docs/images/roi_regions.png").stat().st_size < 200_000
+
+
+def test_whole_runs_are_as_their_records_say() -> None:
+    def record(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / f"{name}-2026-11-21.json").read_text())
+        return found
+
+    screening, store, workers = (record(name) for name in ("cpu-screening", "large-store", "cpu-workers"))
+    ours, theirs = screening["gpuroi_s"], screening["nilearn_s"]["extrapolated"]
+    for text in (
+        f"{ours['command']:.1f} s,",
+        f"{ours['with_report_and_figures']:.1f} s;",
+        f"{theirs / ours['command']:.0f} times longer",
+        f"{store['fit']['peak_mb'] / 1000:.2f} GB",
+        f"{store['share']:.0%}".replace("%", " %"),
+        f"{workers['speed_up_of_two_workers']:.2f} times",
+    ):
+        assert text in README, text
+    assert workers["same_numbers"]
+    assert screening["largest_difference_of_t"] < 1e-6
