@@ -317,7 +317,7 @@ def newest_case(name: str, results: Path = _RESULTS) -> tuple[Path, dict[str, An
         record = json.loads(file.read_text(encoding="utf-8"))
         for case in record.get("cases", []):
             ours = case.get("implementations", {}).get("gpuroi-cpu", {})
-            if case["name"] == name and "times" in ours and (found is None or record["date"] > found[1]["date"]):
+            if case.get("name") == name and "times" in ours and (found is None or record["date"] > found[1]["date"]):
                 found = file, record, case
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import gc
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,12 @@ from gpuroi.errors import DataError
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 
+# nibabel, whose answers ours are compared with, leaves files open that it refuses.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_input_is_read_rightly_or_refused(name):
     tally = run(TARGETS[name], 1, range(250 if name != "formulas" else 120))
+    gc.collect()  # here, not in the test that happens to come next
     assert tally.faults == []
     assert set(tally.outcomes) <= set(FINE)
     assert tally.outcomes["refused"] > 20  # the inputs are hostile ...

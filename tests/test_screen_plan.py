@@ -101,9 +101,15 @@ def measured(**asked: object) -> dict[str, float]:
     ],
 )
 def test_memory_is_what_was_said(asked, maps, residuals):
-    found = measured(**asked)
-    assert (found["maps"], found["residuals"]) == (maps, residuals)
-    assert 1.0 <= found["said"] / found["taken"] <= 1.2, found
+    taken = 0.0
+    for _ in range(3):  # threads do not have their peaks at the same moment in every run
+        found = measured(**asked)
+        taken = max(taken, found["taken"])
+        assert (found["maps"], found["residuals"]) == (maps, residuals)
+        assert taken <= found["said"], found
+        if found["said"] <= 1.2 * taken:
+            return
+    pytest.fail(f"{found['said']:,} bytes were said, {taken:,.0f} taken at most")
 
 
 def test_time_is_what_was_said_within_a_factor_of_two():
