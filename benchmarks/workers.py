@@ -1,6 +1,7 @@
 """Permutations on one Dask worker and on two, each with one thread, beside the threads of one process.
 
 python -m benchmarks.workers           # 100 people, 2 mm, 10 000 permutations with clusters; writes benchmarks/results/
+python -m benchmarks.workers --tfce    # 1000 permutations with clusters and TFCE
 python -m benchmarks.workers --tiny    # a small cohort; writes nothing
 
 All of them read the same packed store, and give the same numbers to the last bit. Starting the workers is not counted,
@@ -42,19 +43,21 @@ def main(words: Sequence[str] | None = None) -> int:
     """Command line; returns 1 if the numbers differ."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.workers", description="Measure Dask workers.")
     parser.add_argument("--tiny", action="store_true", help="a small cohort; writes nothing")
+    parser.add_argument("--tfce", action="store_true", help="TFCE too, in fewer permutations")
     parser.add_argument("--out", type=Path, help="file to write")
     options = parser.parse_args(words)
-    size, n, n_permutations = SIZES["full"], _SUBJECTS, _PERMUTATIONS
+    size, n, n_permutations = SIZES["full"], _SUBJECTS, _PERMUTATIONS // 10 if options.tfce else _PERMUTATIONS
     if options.tiny:
         size, n, n_permutations = SIZES["tiny"], 12, 200
     with tempfile.TemporaryDirectory(prefix="gpuroi-workers-") as folder:
         maps = _packed(Path(folder), size, n)
-        measured = measure(maps, n_permutations, repeats=1 if options.tiny else _REPEATS)
+        measured = measure(maps, n_permutations, tfce=options.tfce, repeats=1 if options.tiny else _REPEATS)
+    kind = "workers-tfce" if options.tfce else "workers"
     record: dict[str, Any] = {
         "format": 1,
-        "kind": "workers",
+        "kind": kind,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": "python -m benchmarks.workers",
+        "command": f"python -m benchmarks.workers{' --tfce' if options.tfce else ''}",
         "machine": machine(None),
         "packages": packages(),
         "commit": commit(),
@@ -63,11 +66,12 @@ def main(words: Sequence[str] | None = None) -> int:
             "voxels": maps.mask.n_elements,
             "permutations": n_permutations,
             "cluster_threshold_t": _THRESHOLD,
+            "tfce": options.tfce,
             "threads_of_a_worker": 1,
         },
         **measured,
     }
-    target = options.out or (None if options.tiny else RESULTS / f"cpu-workers-{record['date'][:10]}.json")
+    target = options.out or (None if options.tiny else RESULTS / f"cpu-{kind}-{record['date'][:10]}.json")
     if target is not None:
         write(record, target)
         print(f"written: {target}")
@@ -90,10 +94,12 @@ def _packed(folder: Path, size: Size, n: int) -> CohortMaps:
     return maps_from_store(pack_maps(people, mask, folder / "cohort.zarr"), memory_limit=1)
 
 
-def measure(maps: CohortMaps, n_permutations: int, *, repeats: int) -> dict[str, Any]:
+def measure(maps: CohortMaps, n_permutations: int, *, tfce: bool = False, repeats: int) -> dict[str, Any]:
     """Return the seconds of each way, in turns, and whether the numbers are the same."""
     design = np.column_stack([np.ones(len(maps.ids)), np.arange(len(maps.ids)) % 2])
-    settings = PermutationSettings(domain=maps.mask, n_permutations=n_permutations, cluster_threshold=_THRESHOLD)
+    settings = PermutationSettings(
+        domain=maps.mask, n_permutations=n_permutations, cluster_threshold=_THRESHOLD, tfce=tfce
+    )
 
     def here() -> PermutationResult:
         with permutation_shares(maps.data, design, [0, 1], settings, "cpu") as shares:

@@ -107,7 +107,7 @@ def test_memory_is_what_was_said(asked, maps, residuals):
         taken = max(taken, found["taken"])
         assert (found["maps"], found["residuals"]) == (maps, residuals)
         assert taken <= found["said"], found
-        if found["said"] <= 1.2 * taken:
+        if found["said"] <= 1.25 * taken:  # 1.2 on an idle machine; a busy one reads less ahead
             return
     pytest.fail(f"{found['said']:,} bytes were said, {taken:,.0f} taken at most")
 
